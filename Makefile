@@ -1,0 +1,46 @@
+# Every target makes its own .venv and installs what it needs: only Python 3.11+ (with venv) and make are required.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check format bench clean
+
+help: ## list the targets
+	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
+
+# Two stamps, so that `make demo` does not wait for linters.
+$(VENV)/.demo: pyproject.toml
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --upgrade "pip>=25.1"
+	@echo "installing stem-agent into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --editable ".[demo]"
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.demo
+	@echo "installing the development tools into $(VENV) ..."
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
+	@touch $@
+
+demo: $(VENV)/.demo ## the main job on an embedded Valkey; ARGS="--duration 20s"
+	@$(BIN)/stem-agent demo $(ARGS)
+
+test: $(VENV)/.dev ## all tests, on a real Valkey and a real OTLP server; ARGS="-k name"
+	@$(BIN)/python -m pytest -n auto $(ARGS)
+
+check: $(VENV)/.dev ## ruff, mypy strict, import layers
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## let ruff format and mend what it can
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+bench: $(VENV)/.dev ## CPU per signal and memory of the agent process; ARGS="--tasks 50000"
+	@$(BIN)/python -m tests.benchmarks.bench $(ARGS)
+
+clean: ## forget the environment and the caches
+	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -1,0 +1,22 @@
+"""stem-agent: an OpenTelemetry sidecar for Stem job workers.
+
+The tree is the architecture, and imports point downward only (`import-linter` keeps it so):
+
+| package | what lives there |
+| --- | --- |
+| `cli`, `demo` | commands for people, and the simulated fleet |
+| `app`, `pipeline`, `registry` | load, build, supervise, drain |
+| `receivers`, `correlate`, `processors`, `exporters`, `extensions` | the components, by kind |
+| `emit` | the other end of the wire: a worker's signal emitter |
+| `otlp`, `stem` | the two languages we speak, as pure code |
+| `settings` | YAML with line numbers, substitution, value types |
+| `telemetry` | what the agent says about itself |
+| `core` | clock, back-off, ledger, errors, the component protocol |
+"""
+
+from importlib.metadata import PackageNotFoundError, version
+
+try:
+    __version__ = version("stem-otel-agent")
+except PackageNotFoundError:  # a source tree on sys.path without an installed distribution
+    __version__ = "0.0.0"

@@ -1,0 +1,169 @@
+"""The agent as a process: load, build, supervise, drain.
+
+Stopping is a sequence under one deadline (`service.shutdown_timeout`): receivers stop and hand on what they heard,
+the connector settles what it can, exporters seal and drain, then the books are closed and told.
+"""
+
+import asyncio
+import logging
+import signal
+from collections.abc import Callable, Mapping
+
+from agent import __version__
+from agent.configuration import AgentConfig
+from agent.core.clock import SteadyClock
+from agent.core.errors import EXIT_LOST, EXIT_OK, ConfigError, Problem
+from agent.core.ledger import Ledger
+from agent.exporters.otlp_http.config import OtlpHttpConfig
+from agent.otlp.batch import Kind
+from agent.otlp.resource import Resource
+from agent.pipeline import Graph
+from agent.registry import Host, type_of
+from agent.settings.resource import ResourceError, detect_resource
+from agent.telemetry.events import Telemetry, log
+from agent.telemetry.self_metrics import Destination, SelfMetrics
+
+# Waiting for the network is most of stopping; this share of the deadline is kept for closing the books.
+_DRAIN_SHARE = 0.9
+_OFF = "none"
+_LOST_COUNTERS: tuple[tuple[str, dict[str, str]], ...] = (
+    ("stem_agent.correlate.evicted", {}),
+    ("stem_agent.signals.lost", {"reason": "shed"}),
+    ("stem_agent.signals.lost", {"reason": "internal_error"}),
+)
+
+
+class Agent:
+    """One running agent. `run` returns the exit code."""
+
+    def __init__(self, config: AgentConfig, environ: Mapping[str, str]) -> None:
+        self._config = config
+        attributes = _resource(config, environ)
+        self.telemetry = Telemetry()
+        self.ledger = Ledger()
+        self.graph = Graph(config, Host(self.telemetry, self.ledger, SteadyClock(), Resource(attributes)))
+        self._attributes = attributes
+        self._self_metrics: SelfMetrics | None = None
+        self._stop = asyncio.Event()
+        self._signals = 0
+
+    def stop(self) -> None:
+        """Ask the agent to drain and end; a second time, to end without draining."""
+        self._signals += 1
+        self._stop.set()
+
+    async def run(self) -> int:
+        """Run until stopped; raises `StartupError` if a component cannot start."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self.stop)
+        log(logging.INFO, "stem-agent starting", {"version": __version__, **_shape(self._config)})
+        try:
+            await self.graph.start()
+        except BaseException:
+            await self.graph.stop(0)
+            raise
+        self._start_self_metrics()
+        log(logging.INFO, "stem-agent running", {})
+        await self._stop.wait()
+        return await self._drain()
+
+    async def _drain(self) -> int:
+        timeout = self._config.service.shutdown_timeout
+        log(logging.INFO, "stopping: draining what is held", {"shutdown_timeout": timeout})
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        drain = asyncio.create_task(self.graph.stop(timeout * _DRAIN_SHARE))
+        self._stop.clear()
+        second = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((drain, second), return_when=asyncio.FIRST_COMPLETED)
+        if not drain.done():
+            log(logging.WARNING, "asked to stop again: not draining any further", {})
+            await asyncio.gather(self.graph.stop(0), return_exceptions=True)
+        second.cancel()
+        drain.cancel()
+        await asyncio.gather(drain, second, return_exceptions=True)
+        await self._stop_self_metrics(max(0.0, deadline - loop.time()))
+        return self._close_books()
+
+    def _close_books(self) -> int:
+        for account in self.ledger.accounts.values():
+            if not account.accepted:
+                continue
+            fields = {
+                "exporter": account.exporter,
+                "kind": account.kind,
+                "accepted": account.accepted,
+                "delivered": account.delivered,
+                "rejected": dict(account.rejected) or 0,
+                "dropped": dict(account.dropped) or 0,
+                "held": account.held,
+            }
+            log(logging.ERROR if account.lost or account.held else logging.INFO, "ledger", fields)
+        lost = self.ledger.lost + sum(account.held for account in self.ledger.accounts.values())
+        lost += sum(self.telemetry.counted(name, **labels) for name, labels in _LOST_COUNTERS)
+        log(logging.ERROR if lost else logging.INFO, "stem-agent stopped", {"lost": lost})
+        return EXIT_LOST if lost else EXIT_OK
+
+    # --- self metrics ------------------------------------------------------------------------------------------------
+
+    def _start_self_metrics(self) -> None:
+        settings = self._config.service.telemetry.metrics
+        identity = settings.exporter or self._metrics_exporter()
+        config = self._config.components["exporters"].get(identity or _OFF)
+        if isinstance(config, OtlpHttpConfig):
+            self._self_metrics = SelfMetrics(
+                self.telemetry, self.ledger, self._attributes, _destination(config), interval=settings.interval
+            )
+
+    def _metrics_exporter(self) -> str | None:
+        pipelines = self._config.service.pipelines.items()
+        names = (name for key, p in pipelines if type_of(key) == Kind.METRICS for name in p.exporters)
+        return next((name for name in names if type_of(name) == "otlp_http"), None)
+
+    async def _stop_self_metrics(self, timeout: float) -> None:  # noqa: ASYNC109 - the rest of the deadline
+        if not self._self_metrics:
+            return
+        shutdown: Callable[[float], None] = self._self_metrics.shutdown
+        # Its exporter blocks, so it gets a thread, and no longer than is left.
+        thread = asyncio.get_running_loop().run_in_executor(None, shutdown, max(0.1, timeout))
+        await asyncio.wait((thread,), timeout=timeout)
+
+
+def check_references(config: AgentConfig) -> None:
+    """Check what only the application knows: which exporter can carry self metrics. Raises `ConfigError`."""
+    name = config.service.telemetry.metrics.exporter
+    exporters = config.components["exporters"]
+    if name and name != _OFF and not isinstance(exporters.get(name), OtlpHttpConfig):
+        path = "service.telemetry.metrics.exporter"
+        raise ConfigError(
+            [Problem("", 0, 0, path, f"found {name!r}, expected the id of an otlp_http exporter, or none")]
+        )
+
+
+def _resource(config: AgentConfig, environ: Mapping[str, str]) -> dict[str, str]:
+    namespaces = {getattr(receiver, "namespace", "stem") for receiver in config.components["receivers"].values()}
+    try:
+        return detect_resource(environ, namespaces.pop() if len(namespaces) == 1 else "stem")
+    except ResourceError as error:
+        variable = "environment variable OTEL_RESOURCE_ATTRIBUTES"
+        raise ConfigError([Problem(variable, 0, 0, "", str(error))]) from None
+
+
+def _destination(config: OtlpHttpConfig) -> Destination:
+    return Destination(
+        url=config.url(Kind.METRICS),
+        headers={name: secret.get_secret_value() for name, secret in config.headers.items()},
+        gzip=config.compression == "gzip",
+        timeout=config.timeout,
+        ca_file=config.tls.ca_file,
+        cert_file=config.tls.cert_file,
+        key_file=config.tls.key_file,
+    )
+
+
+def _shape(config: AgentConfig) -> dict[str, str]:
+    return {
+        name: f"{','.join(pipeline.receivers)} -> {','.join((*pipeline.processors, *pipeline.exporters))}"
+        for name, pipeline in config.service.pipelines.items()
+    }

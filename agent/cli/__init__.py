@@ -1,0 +1,35 @@
+"""The command `stem-agent`: one module per sub-command."""
+
+import typer
+
+from agent import __version__
+from agent.cli import demo, run, validate
+
+app = typer.Typer(
+    name="stem-agent",
+    help="OpenTelemetry sidecar for Stem job workers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command("run")(run.run)
+app.command("validate")(validate.validate)
+app.command("demo")(demo.demo)
+
+
+def _version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback signature
+    if wanted:
+        typer.echo(f"stem-agent {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: bool = typer.Option(False, "--version", callback=_version, is_eager=True, help="Print the version."),  # noqa: FBT001, FBT003 - typer's form of an option
+) -> None:
+    """OpenTelemetry sidecar for Stem job workers."""
+
+
+def main() -> None:
+    """Run the command line."""
+    app()

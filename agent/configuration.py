@@ -1,0 +1,252 @@
+"""From the text of a YAML file to a checked configuration: every problem found, all at once."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from agent.core.errors import ConfigError, Problem
+from agent.otlp.batch import Kind
+from agent.registry import SECTIONS, type_of
+from agent.settings.document import Document, read
+from agent.settings.document import Path as KeyPath
+from agent.settings.model import Config
+from agent.settings.types import Duration
+from agent.settings.validate import nearest, validate
+
+SIGNALS = "signals"
+PIPELINE_KINDS = (SIGNALS, *Kind)
+# Which sections each role of a pipeline may name: a connector ends the signals pipeline and begins the others.
+_ROLES: dict[str, dict[str, tuple[str, ...]]] = {
+    SIGNALS: {"receivers": ("receivers",), "processors": (), "exporters": ("connectors",)},
+    "telemetry": {"receivers": ("connectors",), "processors": ("processors",), "exporters": ("exporters",)},
+}
+
+
+class PipelineConfig(Config):
+    """One pipeline: where its data comes from, what happens on the way, where it goes."""
+
+    receivers: tuple[str, ...] = Field(min_length=1, description="component ids; connectors count as receivers here")
+    processors: tuple[str, ...] = Field((), description="component ids, in the order of the data")
+    exporters: tuple[str, ...] = Field(min_length=1, description="component ids; connectors count as exporters here")
+
+
+class SelfLogsConfig(Config):
+    """The agent's own log lines, on standard error."""
+
+    level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lines below are not written")
+    format: Literal["console", "json"] = Field("console", description="text for people, or one JSON object a line")
+
+
+class SelfMetricsConfig(Config):
+    """The agent's own metrics."""
+
+    exporter: str | None = Field(
+        None,
+        description="id of the `otlp_http` whose destination they use; absent: the metrics pipeline's; `none`: off",
+    )
+    interval: Duration = Field(60.0, gt=0, description="how often they are exported")
+
+
+class SelfTelemetryConfig(Config):
+    """What the agent says about itself."""
+
+    logs: SelfLogsConfig = Field(default_factory=SelfLogsConfig, description="log lines")
+    metrics: SelfMetricsConfig = Field(default_factory=SelfMetricsConfig, description="metrics")
+
+
+class ServiceConfig(Config):
+    """Which components run, and how they are joined."""
+
+    pipelines: dict[str, PipelineConfig] = Field(min_length=1, description="`signals`, `traces`, `metrics`, `logs`")
+    extensions: tuple[str, ...] = Field((), description="ids of extensions to run")
+    shutdown_timeout: Duration = Field(10.0, gt=0, description="from SIGTERM to exit, whatever is still queued")
+    telemetry: SelfTelemetryConfig = Field(default_factory=SelfTelemetryConfig, description="about the agent itself")
+
+
+@dataclass(slots=True)
+class AgentConfig:
+    """A checked configuration: every reference resolves, every value has its type.
+
+    `components` maps a section (`receivers`, ...) to component ids to their configurations.
+    """
+
+    components: dict[str, dict[str, Config]]
+    service: ServiceConfig
+    warnings: list[Problem] = field(default_factory=list)
+
+
+def default_file() -> Path:
+    """Return the shipped default configuration: beside the code in a wheel, in `config/` in a checkout."""
+    packaged = Path(str(resources.files("agent"))) / "config" / "default.yaml"
+    return packaged if packaged.exists() else Path(__file__).parents[1] / "config" / "default.yaml"
+
+
+def load(file: Path | None, environ: Mapping[str, str] | None = None) -> AgentConfig:
+    """Load `file`, or without one the shipped default with Stem's own variables applied.
+
+    Raises `ConfigError` with every problem.
+    """
+    environ = os.environ if environ is None else environ
+    path = file or default_file()
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
+        raise ConfigError([Problem(str(path), 0, 0, "", f"cannot be read: {(reason or '').lower()}")]) from None
+    document = read(text, str(path), environ)
+    if file is None:
+        _apply_metric_exporters(document, environ)
+    return check(document, environ)
+
+
+def parse(text: str, environ: Mapping[str, str], file: str = "config.yaml") -> AgentConfig:
+    """Check a configuration given as text; raises `ConfigError`."""
+    return check(read(text, file, environ), environ)
+
+
+def check(document: Document, environ: Mapping[str, str]) -> AgentConfig:
+    """Turn a document into a configuration; raises `ConfigError` with every problem in it."""
+    root = document.root
+    if not isinstance(root, dict):
+        document.problem((), "found no mapping, expected the keys receivers, connectors, exporters and service")
+        raise ConfigError(document.problems)
+    known = [*SECTIONS, "service"]
+    for key in root:
+        if key not in known:
+            document.problem((key,), f"unknown key{nearest(key, known)}", at_key=True)
+    components = {section: _components(section, document, environ) for section in SECTIONS}
+    service = validate(ServiceConfig, root.get("service"), ("service",), document, environ)
+    warnings = _References(root, document).check()
+    if document.problems or service is None:
+        raise ConfigError(document.problems)
+    typed = {
+        section: {identity: config for identity, config in configs.items() if config}
+        for section, configs in components.items()
+    }
+    return AgentConfig(typed, service, warnings)
+
+
+def _components(section: str, document: Document, environ: Mapping[str, str]) -> dict[str, Config | None]:
+    found = document.root.get(section)
+    if found is None:
+        return {}
+    if not isinstance(found, dict):
+        document.problem((section,), "expected a mapping of component ids to their options")
+        return {}
+    types = SECTIONS[section]
+    configs: dict[str, Config | None] = {}
+    for identity, values in found.items():
+        path = (section, identity)
+        component = types.get(type_of(identity))
+        if component is None:
+            noun = section.removesuffix("s")
+            hint = nearest(type_of(identity), list(types)) or "; this version has none"
+            document.problem(path, f"unknown {noun}{hint}", at_key=True)
+        else:
+            configs[identity] = validate(component.config, values, path, document, environ)
+    return configs
+
+
+def _mapping(found: Any) -> Mapping[str, Any]:
+    return found if isinstance(found, dict) else {}
+
+
+def _texts(found: Any) -> list[str]:
+    return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
+
+
+class _References:
+    """Follows every reference between components; notes those that lead nowhere."""
+
+    def __init__(self, root: Mapping[str, Any], document: Document) -> None:
+        self._root = root
+        self._document = document
+        self._ids = {section: list(_mapping(root.get(section))) for section in SECTIONS}
+        self._used: dict[str, set[str]] = {section: set() for section in SECTIONS}
+        self._roles: dict[str, set[str]] = {"receivers": set(), "exporters": set()}  # of connectors
+
+    def check(self) -> list[Problem]:
+        """Note the problems; return warnings about components that nothing uses.
+
+        Works on what was written, not on the typed configuration, so that a wrong type elsewhere hides nothing here.
+        """
+        service = _mapping(self._root.get("service"))
+        for name, pipeline in _mapping(service.get("pipelines")).items():
+            self._pipeline(name, _mapping(pipeline))
+        for index, identity in enumerate(_texts(service.get("extensions"))):
+            self._follow(identity, ("service", "extensions", index), ("extensions",), "the list of extensions")
+        for identity in sorted(self._used["connectors"]):
+            for role, other in (("exporters", "receivers"), ("receivers", "exporters")):
+                if identity not in self._roles[role]:
+                    message = f"used as one of the {other}, but in no pipeline as one of the {role}"
+                    self._document.problem(("connectors", identity), message, at_key=True)
+        return [
+            self._unused(section, i) for section in SECTIONS for i in self._ids[section] if i not in self._used[section]
+        ]
+
+    def _pipeline(self, name: str, pipeline: Mapping[str, Any]) -> None:
+        path: KeyPath = ("service", "pipelines", name)
+        kind = type_of(name)
+        if kind not in PIPELINE_KINDS:
+            hint = nearest(kind, list(PIPELINE_KINDS))
+            self._document.problem(path, f"unknown kind of pipeline{hint}", at_key=True)
+            return
+        for role, sections in _ROLES[SIGNALS if kind == SIGNALS else "telemetry"].items():
+            for index, identity in enumerate(_texts(pipeline.get(role))):
+                section = self._follow(identity, (*path, role, index), sections, f"a {kind} pipeline")
+                if section == "connectors":
+                    self._roles[role].add(identity)
+
+    def _follow(self, identity: str, path: KeyPath, sections: tuple[str, ...], taker: str) -> str | None:
+        """Return the section that has the component, or None after noting why there is none."""
+        for section in sections:
+            if identity in self._ids[section]:
+                self._used[section].add(identity)
+                return section
+        elsewhere = next((s for s in SECTIONS if identity in self._ids[s]), None)
+        where = " or ".join(sections)
+        if not sections:
+            message = f"found {identity!r}, but signals cannot be processed, only correlated"
+        elif elsewhere:
+            message = f"found {identity!r}, which is one of the {elsewhere}; {taker} takes {where} here"
+        else:
+            known = [other for section in sections for other in self._ids[section]]
+            message = f"found {identity!r}, which is not configured under {where}{nearest(identity, known)}"
+        self._document.problem(path, message)
+        return None
+
+    def _unused(self, section: str, identity: str) -> Problem:
+        line, column = self._document.keys.get((section, identity), (0, 0))
+        message = "configured, but used in no pipeline; it will not run"
+        return Problem(self._document.file, line, column, f"{section}.{identity}", message)
+
+
+def _apply_metric_exporters(document: Document, environ: Mapping[str, str]) -> None:
+    """Choose the exporters of the metrics pipeline as Stem's own `STEM_METRIC_EXPORTERS` does.
+
+    A comma-separated list of `otlp`, `otlp:<url of metrics>` and `console`.
+    """
+    variable = "STEM_METRIC_EXPORTERS"
+    chosen = []
+    for entry in filter(None, (part.strip() for part in environ.get(variable, "").split(","))):
+        name, _, url = entry.partition(":")
+        if name == "otlp":
+            chosen.append("otlp_http")
+            if url:
+                settings = document.root["exporters"]["otlp_http"] or {}
+                document.root["exporters"]["otlp_http"] = {**settings, "metrics_endpoint": url}
+                origin = ("exporters", "otlp_http", "metrics_endpoint")
+                document.origins[origin] = f"environment variable {variable}"
+        elif name == "console":
+            chosen.append("debug")
+            document.root["exporters"]["debug"] = {}
+        else:
+            message = f"found {entry!r}, expected otlp, otlp:<url> or console (others are not in this version)"
+            document.problems.append(Problem(f"environment variable {variable}", 0, 0, "", message))
+    if chosen:
+        document.root["service"]["pipelines"]["metrics"]["exporters"] = chosen

@@ -1,0 +1,48 @@
+"""What an operator writes about `correlate`."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from agent.settings.model import Config
+from agent.settings.types import Duration, Flag
+
+
+class LogsConfig(Config):
+    """Log records made from signals."""
+
+    min_severity: Literal["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "off"] = Field(
+        "INFO", description="records below this severity are not made; `off`: none at all"
+    )
+
+
+class CorrelateConfig(Config):
+    """Merge the signals of each task attempt into spans, log records and metrics."""
+
+    settle: Duration = Field(
+        1.0, ge=0, description="after its first ending signal, how long an attempt waits for signals still on their way"
+    )
+    settled_ttl: Duration = Field(
+        60.0,
+        ge=0,
+        description="how long a settled attempt is remembered, so that repeats and stragglers are recognised",
+    )
+    max_tasks: int = Field(100_000, gt=0, description="attempts held open; beyond it the oldest is dropped and counted")
+    task_ttl: Duration = Field(86_400.0, gt=0, description="an attempt open for longer is dropped and counted")
+    wait_spans: Flag = Field(default=True, description="make `wait` spans")
+    span_name: Literal["task", "semconv"] = Field(
+        "task", description="`process {task}`, or `process {queue}` as the messaging conventions have it"
+    )
+    honor_sampled: Flag = Field(
+        default=True,
+        description="make no spans for traces that the producer's sampler rejected (metrics and logs stay)",
+    )
+    logs: LogsConfig = Field(default_factory=LogsConfig, description="log records made from signals")
+    metrics_interval: Duration = Field(10.0, gt=0, description="how often metrics are exported")
+    per_worker: Flag = Field(default=False, description="add the attribute `worker` to task metrics")
+    cardinality_limit: int = Field(
+        2000, ge=2, description="series per metric; what comes above goes to one with `otel.metric.overflow`"
+    )
+    series_ttl: Duration = Field(3600.0, gt=0, description="a series that nothing touches for this long ends")
+    heartbeat_timeout: Duration = Field(30.0, gt=0, description="a worker silent for this long is no longer up")
+    worker_ttl: Duration = Field(600.0, gt=0, description="a worker silent for this long is forgotten")

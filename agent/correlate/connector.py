@@ -1,0 +1,152 @@
+"""The shell around the correlator: ends the signals pipeline, begins traces, metrics and logs."""
+
+import asyncio
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+from zoneinfo import ZoneInfo
+
+from agent.core.clock import Clock
+from agent.correlate.config import CorrelateConfig
+from agent.correlate.correlator import CLOCK_ADJUSTED, EVICTED, LATE, UNATTRIBUTED, Correlator
+from agent.otlp.batch import Batch, Consumer, Kind
+from agent.otlp.resource import Resource
+from agent.stem.wire import Fact
+from agent.telemetry.events import Event, Telemetry
+
+TICK_SECONDS = 0.25
+_LABELS = {LATE: "event", UNATTRIBUTED: "event", EVICTED: "reason"}
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptsDropped(Event):
+    """Open attempts had to go before their end was heard."""
+
+    connector: str
+    reason: str
+    count: int
+
+    phrase: ClassVar[str] = "dropped open attempts; their spans will be missing"
+    level: ClassVar[int] = logging.ERROR
+    counter: ClassVar[str | None] = EVICTED
+    labels: ClassVar[tuple[str, ...]] = ("reason",)
+
+    @property
+    def amount(self) -> int:
+        """How many."""
+        return self.count
+
+
+@dataclass(frozen=True, slots=True)
+class FactFailed(Event):
+    """A fact made the correlator fail: a fault of ours, which must not cost the other facts."""
+
+    connector: str
+    error: str
+
+    phrase: ClassVar[str] = "failed to correlate a signal; please report this"
+    level: ClassVar[int] = logging.ERROR
+    counter: ClassVar[str | None] = "stem_agent.signals.lost"
+    constant: ClassVar[tuple[tuple[str, str], ...]] = (("reason", "internal_error"),)
+
+
+class CorrelateConnector:
+    """Feeds facts to the correlator, gives it the time, and hands on what it makes.
+
+    `outputs` holds the next step of each pipeline that begins here; kinds without a pipeline are not kept.
+    """
+
+    def __init__(
+        self,
+        identity: str,
+        config: CorrelateConfig,
+        outputs: Mapping[Kind, Consumer],
+        resource: Resource,
+        telemetry: Telemetry,
+        clock: Clock,
+    ) -> None:
+        self._id = identity
+        self._config = config
+        self._outputs = outputs
+        self._resource = resource
+        self._telemetry = telemetry
+        self._clock = clock
+        self._correlator = Correlator(config, clock())
+        self._tasks: list[asyncio.Task[None]] = []
+        self._stopped = False
+        telemetry.gauge("stem_agent.correlate.open_attempts", lambda: float(len(self._correlator.attempts)))
+
+    def consume_facts(self, facts: Sequence[Fact], zone: ZoneInfo) -> None:
+        """Merge facts in the order they came, and hand on what is finished."""
+        now_ns = self._clock()
+        handle = self._correlator.handle
+        for fact in facts:
+            try:
+                handle(fact, zone, now_ns)
+            except Exception as error:  # noqa: BLE001 - one bad fact must not cost the others
+                self._telemetry.emit(FactFailed(self._id, f"{type(error).__name__}: {error}"))
+        self._hand_on()
+
+    async def start(self) -> None:
+        """Start the timers."""
+        self._stopped = False
+        self._tasks = [
+            asyncio.create_task(self._tick(), name=f"{self._id}: tick"),
+            asyncio.create_task(self._collect(), name=f"{self._id}: metrics"),
+        ]
+
+    async def stop(self, timeout: float) -> None:  # noqa: ARG002, ASYNC109 - nothing here waits; see Component
+        """Settle what can be settled, hand on everything including a last snapshot of the metrics."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        if not self._stopped:
+            self._stopped = True
+            self._correlator.close(self._clock())
+            self._hand_on()
+            self._hand_on_metrics()
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self._correlator.tick(self._clock())
+            self._hand_on()
+
+    async def _collect(self) -> None:
+        while True:
+            await asyncio.sleep(self._config.metrics_interval)
+            self._hand_on_metrics()
+
+    def _hand_on(self) -> None:
+        recorder = self._correlator.recorder
+        if spans := recorder.spans:
+            recorder.spans = []
+            self._send(Kind.TRACES, spans, len(spans))
+        if records := recorder.log.records:
+            recorder.log.records = []
+            self._send(Kind.LOGS, records, len(records))
+        if counters := self._correlator.counters:
+            self._move_counters(list(counters.items()))
+            counters.clear()
+
+    def _hand_on_metrics(self) -> None:
+        now_ns = self._clock()
+        self._correlator.workers.collect(now_ns)
+        metrics, points = self._correlator.recorder.metrics.collect(now_ns)
+        if points:
+            self._send(Kind.METRICS, metrics, points)
+
+    def _send(self, kind: Kind, items: list[bytes], count: int) -> None:
+        if consumer := self._outputs.get(kind):
+            consumer.consume(Batch(kind, self._resource, items, count))
+
+    def _move_counters(self, counters: list[tuple[tuple[str, str], int]]) -> None:
+        for (name, value), amount in counters:
+            if name == EVICTED:
+                self._telemetry.emit(AttemptsDropped(self._id, value, amount))
+            elif name == CLOCK_ADJUSTED:
+                self._telemetry.count(name, amount)
+            else:
+                self._telemetry.count(name, amount, **{_LABELS[name]: value})

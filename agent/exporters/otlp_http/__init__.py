@@ -1,0 +1,8 @@
+"""`otlp_http`: OTLP over HTTP with protobuf bodies, by the letter of the specification.
+
+| module | what it decides |
+| --- | --- |
+| `config` | what an operator writes |
+| `answer` | what a status, its headers and body mean: pure |
+| `exporter` | one HTTP session, one sender per kind |
+"""

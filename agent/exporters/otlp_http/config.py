@@ -1,0 +1,94 @@
+"""What an operator writes about `otlp_http`."""
+
+import ssl
+from typing import Annotated, Any, Literal
+from urllib.parse import unquote
+
+from pydantic import BeforeValidator, Field, field_validator
+
+from agent.core.errors import StartupError
+from agent.exporters.sending.config import QueueConfig, RetryConfig
+from agent.otlp.batch import Kind
+from agent.settings.model import Config, Env
+from agent.settings.types import Duration, Flag, HttpUrl, Secret, expected
+
+
+class ClientTls(Config):
+    """TLS towards the destination, used when the URL says `https://`. Its certificate is verified by default."""
+
+    ca_file: Annotated[str | None, Env("OTEL_EXPORTER_OTLP_CERTIFICATE")] = Field(
+        None, description="PEM file of the certificate authorities to trust; the system's when absent"
+    )
+    cert_file: Annotated[str | None, Env("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE")] = Field(
+        None, description="PEM file of the client's certificate"
+    )
+    key_file: Annotated[str | None, Env("OTEL_EXPORTER_OTLP_CLIENT_KEY")] = Field(
+        None, description="PEM file of the client's private key"
+    )
+    insecure_skip_verify: Flag = Field(default=False, description="accept any certificate; for tests only")
+    server_name_override: str | None = Field(None, description="verify the certificate against this name")
+
+    def context(self) -> ssl.SSLContext:
+        """Build the TLS context; raises `StartupError` naming the file that cannot be used."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.cert_file:
+                context.load_cert_chain(self.cert_file, self.key_file)
+        except (OSError, ssl.SSLError) as error:
+            files = ", ".join(filter(None, (self.ca_file, self.cert_file, self.key_file)))
+            raise StartupError(f"failed to load tls files {files}: {error}") from error
+        if self.insecure_skip_verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
+
+
+def parse_headers(value: Any) -> Any:
+    """Turn `k=v,k2=v2` into a mapping: W3C Baggage form, percent-encoded, as `OTEL_EXPORTER_OTLP_HEADERS` has it."""
+    if not isinstance(value, str):
+        return value
+    pairs = [part.partition("=") for part in value.split(",") if part.strip()]
+    if not all(name.strip() and equals for name, equals, _ in pairs):
+        raise expected("pairs such as name=value,other=value")
+    return {unquote(name.strip()): unquote(text.strip()) for name, _, text in pairs}
+
+
+class OtlpHttpConfig(Config):
+    """Send to an OTLP/HTTP endpoint: a Collector's, or a vendor's."""
+
+    endpoint: Annotated[HttpUrl, Env("STEM_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")] = Field(
+        "http://localhost:4318", description="base URL; `/v1/traces`, `/v1/metrics`, `/v1/logs` are appended"
+    )
+    traces_endpoint: Annotated[HttpUrl | None, Env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")] = Field(
+        None, description="URL for traces, used as it is"
+    )
+    metrics_endpoint: Annotated[HttpUrl | None, Env("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")] = Field(
+        None, description="URL for metrics, used as it is"
+    )
+    logs_endpoint: Annotated[HttpUrl | None, Env("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")] = Field(
+        None, description="URL for logs, used as it is"
+    )
+    headers: Annotated[dict[str, Secret], Env("OTEL_EXPORTER_OTLP_HEADERS"), BeforeValidator(parse_headers)] = Field(
+        default_factory=dict, description="sent with every request; values stay secret"
+    )
+    compression: Annotated[Literal["gzip", "none"], Env("OTEL_EXPORTER_OTLP_COMPRESSION")] = Field(
+        "gzip", description="of request bodies"
+    )
+    timeout: Duration = Field(10.0, gt=0, description="for one request, answer included")
+    tls: ClientTls = Field(default_factory=ClientTls, description="TLS for `https://`")
+    sending_queue: QueueConfig = Field(default_factory=QueueConfig, description="batching and queueing")
+    retry_on_failure: RetryConfig = Field(default_factory=RetryConfig, description="retrying")
+    max_requests_per_second: int = Field(0, ge=0, description="for all kinds together; 0: as many as it takes")
+
+    @field_validator("endpoint")
+    @classmethod
+    def _is_a_base(cls, endpoint: str) -> str:
+        base, _, signal = endpoint.rstrip("/").rpartition("/v1/")
+        if base and signal in set(Kind):
+            raise expected(f"a base URL such as {base} (/v1/{signal} is appended; or set {signal}_endpoint)")
+        return endpoint
+
+    def url(self, kind: Kind) -> str:
+        """Return where `kind` goes (OTLP specification, "Endpoint URLs for OTLP/HTTP")."""
+        own: str | None = getattr(self, f"{kind}_endpoint")
+        return own or f"{self.endpoint.rstrip('/')}/v1/{kind}"

@@ -1,0 +1,54 @@
+"""Closing batches by items and bytes: pure. Age is the sender's timer, because time is."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from agent.otlp.batch import Batch
+from agent.otlp.request import ITEM_OVERHEAD
+from agent.otlp.resource import Resource
+
+
+@dataclass(slots=True)
+class Pending:
+    """Items that will travel in one request, grouped by resource."""
+
+    parts: list[tuple[Resource, list[bytes]]] = field(default_factory=list)
+    count: int = 0
+    size: int = 0
+
+    def add(self, resource: Resource, item: bytes) -> None:
+        """Append one item."""
+        if not self.parts or self.parts[-1][0] is not resource:
+            self.parts.append((resource, []))
+        self.parts[-1][1].append(item)
+
+
+class Batcher:
+    """Collects items into requests of at most `max_items` and `max_bytes`; one item alone may exceed either."""
+
+    def __init__(self, *, max_items: int, max_bytes: int) -> None:
+        self._max_items = max_items
+        self._max_bytes = max_bytes
+        self.pending = Pending()
+
+    def add(self, batch: Batch) -> Iterator[Pending]:
+        """Take a batch; yield every request that it filled."""
+        # A metric is one item with many data points: they are counted evenly, the last item takes the rest.
+        per_item, rest = divmod(batch.count, len(batch.items)) if batch.items else (0, 0)
+        for index, item in enumerate(batch.items):
+            count = per_item + (rest if index == len(batch.items) - 1 else 0)
+            size = len(item) + ITEM_OVERHEAD
+            pending = self.pending
+            if pending.count and (pending.count + count > self._max_items or pending.size + size > self._max_bytes):
+                yield self.flush()
+                pending = self.pending
+            pending.add(batch.resource, item)
+            pending.count += count
+            pending.size += size
+        if self.pending.count >= self._max_items or self.pending.size >= self._max_bytes:
+            yield self.flush()
+
+    def flush(self) -> Pending:
+        """Return what is pending and begin anew."""
+        pending, self.pending = self.pending, Pending()
+        return pending

@@ -1,0 +1,39 @@
+"""A sealed batch: serialised and compressed once, it is the unit of queueing, retry and accounting."""
+
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from agent.exporters.sending.batcher import Pending
+from agent.otlp.request import encode_request
+
+GZIP_LEVEL = 1  # measured: level 6 costs twice the CPU for a tenth fewer bytes
+_GZIP = 16 + zlib.MAX_WBITS
+
+Compress = Callable[[bytes], bytes]
+
+
+@dataclass(frozen=True, slots=True)
+class Sealed:
+    """The body of one request; `count` items, `size` bytes before compression."""
+
+    body: bytes
+    count: int
+    size: int
+
+
+def gzip(data: bytes) -> bytes:
+    """Compress as gzip (RFC 1952), without a timestamp. Releases the interpreter lock while it works."""
+    compressor = zlib.compressobj(GZIP_LEVEL, zlib.DEFLATED, _GZIP)
+    return compressor.compress(data) + compressor.flush()
+
+
+def uncompressed(data: bytes) -> bytes:
+    """Return the data as it is."""
+    return data
+
+
+def seal(pending: Pending, compress: Compress) -> Sealed:
+    """Encode the request and compress it; runs in a thread."""
+    request = encode_request(pending.parts)
+    return Sealed(compress(request), pending.count, len(request))

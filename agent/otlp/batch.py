@@ -1,0 +1,56 @@
+"""What flows between connectors, processors and exporters."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Protocol
+
+from agent.otlp.resource import Resource
+
+
+class Kind(StrEnum):
+    """The kinds of pipelines that carry telemetry; `signals`, the fourth, carries Stem's own."""
+
+    TRACES = "traces"
+    METRICS = "metrics"
+    LOGS = "logs"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """Encoded items of one kind under one resource.
+
+    An item is the payload of one `Span`, `LogRecord` or `Metric` message; `count` is what the ledger and OTLP's
+    partial success count: spans, log records, or data points (a metric has many).
+    """
+
+    kind: Kind
+    resource: Resource
+    items: Sequence[bytes]
+    count: int
+
+    @property
+    def size(self) -> int:
+        """Bytes of the items, uncompressed, without the request around them."""
+        return sum(map(len, self.items))
+
+
+class Consumer(Protocol):
+    """The next step of a pipeline. It takes what it is given at once: waiting is done in queues, visibly."""
+
+    def consume(self, batch: Batch) -> None:
+        """Take the batch."""
+
+
+class Fanout:
+    """Hands every batch to several consumers; batches are immutable, so they are shared, not copied."""
+
+    __slots__ = ("_consumers",)
+
+    def __init__(self, consumers: Sequence[Consumer]) -> None:
+        self._consumers = tuple(consumers)
+
+    def consume(self, batch: Batch) -> None:
+        """Hand the batch to each consumer in turn."""
+        for consumer in self._consumers:
+            consumer.consume(batch)

@@ -1,0 +1,139 @@
+"""Joining components into pipelines, and the order in which they start and stop.
+
+    receivers --facts--> connectors --batches--> processors --> exporters
+
+Everything is built from its end: a component is handed its next step. Started sinks first, so that nobody speaks
+before somebody listens; stopped sources first, so that everything on its way still arrives.
+"""
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from zoneinfo import ZoneInfo
+
+from agent.configuration import SIGNALS, AgentConfig
+from agent.core.component import Component
+from agent.otlp.batch import Consumer, Fanout, Kind
+from agent.receivers.stem_signals.receiver import SignalConsumer
+from agent.registry import CONNECTORS, EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS, Connector, Exporter, Host, type_of
+from agent.stem.wire import Fact
+
+
+class SignalFanout:
+    """Hands facts to several connectors."""
+
+    def __init__(self, consumers: Sequence[SignalConsumer]) -> None:
+        self._consumers = tuple(consumers)
+
+    def consume_facts(self, facts: Sequence[Fact], zone: ZoneInfo) -> None:
+        """Hand the facts to each consumer in turn."""
+        for consumer in self._consumers:
+            consumer.consume_facts(facts, zone)
+
+
+class Graph:
+    """All components of a configuration, joined; `sources` and the others are in the order of starting."""
+
+    def __init__(self, config: AgentConfig, host: Host) -> None:
+        self._config = config
+        self._host = host
+        self._started: list[tuple[str, Component]] = []
+        pipelines = config.service.pipelines
+        exporters = self._exporters(
+            sorted({name for p in pipelines.values() for name in self._known("exporters", p.exporters)})
+        )
+        processors, outputs = self._outputs(exporters)
+        connectors = self._connectors(outputs)
+        self.stages: list[tuple[str, Mapping[str, Component]]] = [
+            ("extensions", self._extensions()),
+            ("exporters", exporters),
+            ("processors", processors),
+            ("connectors", connectors),
+            ("receivers", self._receivers(connectors)),
+        ]
+
+    async def start(self) -> None:
+        """Start every component, sinks first; on failure stop those that run, and raise."""
+        for _, components in self.stages:
+            for identity, component in components.items():
+                self._started.append((identity, component))
+                await component.start()
+
+    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - one deadline for all stops
+        """Stop every started component, sources first, within `timeout` seconds altogether.
+
+        Exporters come last and drain together: they share what the others left of the time.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        started = {id(component) for _, component in self._started}
+        self._started.clear()
+        for _, components in reversed(self.stages):
+            running = [component for component in components.values() if id(component) in started]
+            left = max(0.0, deadline - loop.time())
+            await asyncio.gather(*(component.stop(left) for component in running))
+
+    # --- building, from the end --------------------------------------------------------------------------------------
+
+    def _known(self, section: str, identities: Sequence[str]) -> list[str]:
+        return [identity for identity in identities if identity in self._config.components[section]]
+
+    def _exporters(self, identities: Sequence[str]) -> dict[str, Exporter]:
+        configs = self._config.components["exporters"]
+        return {
+            identity: EXPORTERS[type_of(identity)].build(identity, configs[identity], self._host)
+            for identity in identities
+        }
+
+    def _outputs(
+        self, exporters: Mapping[str, Exporter]
+    ) -> tuple[dict[str, Component], dict[str, dict[Kind, Consumer]]]:
+        """Return the processors, and for each connector the first step of its pipeline of each kind."""
+        processors: dict[str, Component] = {}
+        heads: dict[str, dict[Kind, list[Consumer]]] = {}
+        configs = self._config.components["processors"]
+        for name, pipeline in self._config.service.pipelines.items():
+            if type_of(name) == SIGNALS:
+                continue
+            head: Consumer = _join([exporters[identity] for identity in pipeline.exporters])
+            for identity in reversed(pipeline.processors):
+                processor = PROCESSORS[type_of(identity)].build(identity, configs[identity], head, self._host)
+                processors[f"{name}: {identity}"] = processor
+                head = processor
+            for identity in pipeline.receivers:
+                heads.setdefault(identity, {}).setdefault(Kind(type_of(name)), []).append(head)
+        outputs = {
+            identity: {kind: _join(consumers) for kind, consumers in kinds.items()} for identity, kinds in heads.items()
+        }
+        return processors, outputs
+
+    def _connectors(self, outputs: Mapping[str, Mapping[Kind, Consumer]]) -> dict[str, Connector]:
+        configs = self._config.components["connectors"]
+        return {
+            identity: CONNECTORS[type_of(identity)].build(identity, configs[identity], outputs[identity], self._host)
+            for identity in self._known("connectors", list(outputs))
+        }
+
+    def _receivers(self, connectors: Mapping[str, Connector]) -> dict[str, Component]:
+        targets: dict[str, list[SignalConsumer]] = {}
+        for name, pipeline in self._config.service.pipelines.items():
+            if type_of(name) == SIGNALS:
+                for identity in pipeline.receivers:
+                    targets.setdefault(identity, []).extend(connectors[target] for target in pipeline.exporters)
+        configs = self._config.components["receivers"]
+        receivers: dict[str, Component] = {}
+        for identity, consumers in targets.items():
+            consumer = consumers[0] if len(consumers) == 1 else SignalFanout(consumers)
+            build = RECEIVERS[type_of(identity)].build
+            receivers[identity] = build(identity, configs[identity], consumer, self._host)
+        return receivers
+
+    def _extensions(self) -> dict[str, Component]:
+        configs = self._config.components["extensions"]
+        return {
+            identity: EXTENSIONS[type_of(identity)].build(identity, configs[identity], self._host)
+            for identity in self._config.service.extensions
+        }
+
+
+def _join(consumers: Sequence[Consumer]) -> Consumer:
+    return consumers[0] if len(consumers) == 1 else Fanout(consumers)

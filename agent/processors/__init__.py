@@ -1,0 +1,1 @@
+"""Processors: what is changed on the way."""

@@ -1,0 +1,1 @@
+"""Receivers: where signals come in."""

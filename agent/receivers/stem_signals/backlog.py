@@ -1,0 +1,49 @@
+"""Raw messages between the socket and the decoder, bounded in bytes.
+
+Redis disconnects a subscriber that falls behind (32 MB at once, or 8 MB for 60 s, by default), and everything it
+had for us is lost. So reading never waits for the rest of the agent: what cannot be processed yet waits here, and
+when here is full the *oldest* is shed, because every later signal of an attempt repeats what the earlier ones said.
+"""
+
+from collections import deque
+from collections.abc import Callable
+
+Message = tuple[bytes, bytes]
+"""Channel and payload."""
+
+MESSAGE_OVERHEAD = 200
+"""Bytes that a message costs beside its payload and channel: two bytes objects and a tuple in CPython."""
+
+
+class Backlog:
+    """A FIFO of raw messages that holds at most `limit` bytes; `on_shed` hears of each that had to go."""
+
+    __slots__ = ("_messages", "_on_shed", "bytes", "limit")
+
+    def __init__(self, limit: int, on_shed: Callable[[bytes, bytes], None]) -> None:
+        self._messages: deque[Message] = deque()
+        self._on_shed = on_shed
+        self.limit = limit
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._messages)
+
+    def push(self, channel: bytes, payload: bytes) -> None:
+        """Append a message, shedding the oldest while there is no room."""
+        self._messages.append((channel, payload))
+        self.bytes += len(channel) + len(payload) + MESSAGE_OVERHEAD
+        while self.bytes > self.limit and len(self._messages) > 1:
+            self._on_shed(*self.take(1)[0])
+
+    def take(self, most: int) -> list[Message]:
+        """Remove and return up to `most` messages, oldest first."""
+        messages = self._messages
+        if len(messages) <= most:
+            taken = list(messages)
+            messages.clear()
+            self.bytes = 0
+            return taken
+        taken = [messages.popleft() for _ in range(most)]
+        self.bytes -= sum(len(channel) + len(payload) + MESSAGE_OVERHEAD for channel, payload in taken)
+        return taken

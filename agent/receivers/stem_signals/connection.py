@@ -1,0 +1,126 @@
+"""One subscribed connection: a socket, and the session that interprets it."""
+
+import asyncio
+import os
+import ssl
+from collections.abc import Sequence
+from typing import cast
+
+import hiredis
+
+from agent.receivers.stem_signals.session import PING, Login, OnMessage, Refusal, Session, SessionEnd, Subscription
+from agent.settings.types import RedisUrl
+
+
+class Refused(Exception):  # noqa: N818 - a server's answer, not a fault of ours
+    """The connection cannot be had; `heals` says whether waiting may help."""
+
+    def __init__(self, reason: str, *, heals: bool) -> None:
+        super().__init__(reason)
+        self.heals = heals
+
+
+class Connection(asyncio.Protocol):
+    """Feeds what the socket brings to the session at once: nothing here ever waits.
+
+    `ended` resolves with the reason when the connection is gone, whoever ended it.
+    """
+
+    def __init__(self, session: Session) -> None:
+        loop = asyncio.get_running_loop()
+        self._session = session
+        self._transport: asyncio.Transport | None = None
+        self._loop = loop
+        self._last_heard = loop.time()
+        self._pinger: asyncio.TimerHandle | None = None
+        self.subscribed: asyncio.Future[None] = loop.create_future()
+        self.ended: asyncio.Future[SessionEnd] = loop.create_future()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Send the whole handshake at once: its answers come back in order."""
+        self._transport = cast("asyncio.Transport", transport)
+        self._transport.write(self._session.opening)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand the bytes to the session."""
+        self._last_heard = self._loop.time()
+        try:
+            self._session.feed(data)
+        except hiredis.ProtocolError:
+            self.end(SessionEnd.GARBAGE)
+            return
+        if not self.subscribed.done() and (self._session.ready or self._session.refusal):
+            if self._session.refusal:
+                self.end(SessionEnd.REFUSED)
+            else:
+                self.subscribed.set_result(None)
+
+    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
+        """Note that the other side closed."""
+        self.end(SessionEnd.CLOSED)
+
+    def end(self, reason: SessionEnd) -> None:
+        """Close the socket; the first reason given is the one that counts."""
+        if self._pinger:
+            self._pinger.cancel()
+        if not self.ended.done():
+            self.ended.set_result(reason)
+        if not self.subscribed.done():
+            self.subscribed.cancel()
+        if self._transport:
+            self._transport.abort()
+
+    def keep_alive(self, interval: float) -> None:
+        """Ping every `interval` seconds of silence; end the session after two without a word."""
+        silence = self._loop.time() - self._last_heard
+        if silence >= 2 * interval:
+            self.end(SessionEnd.SILENT)
+            return
+        if silence >= interval / 2 and self._transport:
+            self._transport.write(PING)
+        self._pinger = self._loop.call_later(interval, self.keep_alive, interval)
+
+
+async def subscribe(
+    url: RedisUrl,
+    tls: ssl.SSLContext | None,
+    subscriptions: Sequence[Subscription],
+    on_message: OnMessage,
+    *,
+    timeout: float,  # noqa: ASYNC109 - covers connecting and subscribing together
+) -> tuple[Connection, list[Refusal]]:
+    """Connect and subscribe; return the connection and the optional steps that were declined.
+
+    Raises `Refused`.
+    """
+    session = Session(Login(url.username, url.password, url.database), subscriptions, on_message)
+    loop = asyncio.get_running_loop()
+    connection: Connection | None = None
+    try:
+        async with asyncio.timeout(timeout):
+            _, connection = await loop.create_connection(
+                lambda: Connection(session), url.host, url.port, ssl=tls, server_hostname=url.host if tls else None
+            )
+            await asyncio.wait((connection.subscribed, connection.ended), return_when=asyncio.FIRST_COMPLETED)
+    except TimeoutError:
+        raise Refused(f"no answer within {timeout:g} s", heals=True) from None
+    except ssl.SSLCertVerificationError as error:
+        raise Refused(f"certificate not trusted: {error.verify_message}", heals=False) from error
+    except ssl.SSLError as error:
+        passing = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+        raise Refused(f"tls failed: {error.reason or error}", heals=passing) from error
+    except OSError as error:
+        raise Refused(_plain(error), heals=True) from error
+    finally:
+        if connection is not None and not session.ready:
+            connection.end(SessionEnd.UNREACHABLE)
+    if refusal := session.refusal:
+        raise Refused(f"{refusal.answer} (on {refusal.step})", heals=refusal.heals)
+    if not session.ready:
+        raise Refused(connection.ended.result().value, heals=True)
+    return connection, session.declined
+
+
+def _plain(error: OSError) -> str:
+    """Return the reason without asyncio's decoration (`[Errno 111] Connect call failed ('127.0.0.1', 1)`)."""
+    return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error).lower()

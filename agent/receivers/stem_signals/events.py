@@ -1,0 +1,123 @@
+"""What can happen to the receiver, each as one log line and one counter."""
+
+import logging
+from dataclasses import dataclass
+from typing import ClassVar
+
+from agent.telemetry.events import Event
+
+
+@dataclass(frozen=True, slots=True)
+class Subscribed(Event):
+    """The subscription stands."""
+
+    receiver: str
+    redis: str
+    channels: str
+
+    phrase: ClassVar[str] = "subscribed to signals"
+    level: ClassVar[int] = logging.INFO
+    labels: ClassVar[tuple[str, ...]] = ("receiver",)
+
+
+@dataclass(frozen=True, slots=True)
+class StepDeclined(Event):
+    """Redis refused something that the agent can do without."""
+
+    receiver: str
+    step: str
+    answer: str
+
+    phrase: ClassVar[str] = "redis declined an optional step; going on without it"
+    labels: ClassVar[tuple[str, ...]] = ("receiver", "step")
+
+
+@dataclass(frozen=True, slots=True)
+class ConnectFailed(Event):
+    """An attempt to connect failed and will be repeated."""
+
+    receiver: str
+    redis: str
+    reason: str
+    retry_in: float
+
+    phrase: ClassVar[str] = "failed to connect to redis; signals published meanwhile are lost"
+    counter: ClassVar[str | None] = "stem_agent.receiver.connect_failures"
+    labels: ClassVar[tuple[str, ...]] = ("receiver",)
+
+
+@dataclass(frozen=True, slots=True)
+class Disconnected(Event):
+    """A standing subscription ended: whatever is published until the next one is lost."""
+
+    receiver: str
+    redis: str
+    reason: str
+
+    phrase: ClassVar[str] = "lost the connection to redis; reconnecting"
+    counter: ClassVar[str | None] = "stem_agent.receiver.reconnects"
+    labels: ClassVar[tuple[str, ...]] = ("receiver",)
+
+
+@dataclass(frozen=True, slots=True)
+class SignalsMissing(Event):
+    """Signals with numbers between two that arrived did not arrive."""
+
+    receiver: str
+    emitter: str
+    boot: str
+    first: int
+    last: int
+
+    phrase: ClassVar[str] = "signals were lost on the way"
+    counter: ClassVar[str | None] = "stem_agent.signals.lost"
+    labels: ClassVar[tuple[str, ...]] = ("receiver",)
+    constant: ClassVar[tuple[tuple[str, str], ...]] = (("reason", "gap"),)
+
+    @property
+    def amount(self) -> int:
+        """How many numbers are missing."""
+        return self.last - self.first + 1
+
+
+@dataclass(frozen=True, slots=True)
+class SignalUndecodable(Event):
+    """A payload is not a signal; `detail` names what is wrong with it, and never quotes it."""
+
+    receiver: str
+    emitter: str
+    detail: str
+
+    phrase: ClassVar[str] = "signal could not be decoded"
+    counter: ClassVar[str | None] = "stem_agent.signals.lost"
+    labels: ClassVar[tuple[str, ...]] = ("receiver",)
+    constant: ClassVar[tuple[tuple[str, str], ...]] = (("reason", "decode"),)
+
+
+@dataclass(frozen=True, slots=True)
+class SignalOversize(Event):
+    """A payload is larger than `max_payload`."""
+
+    receiver: str
+    emitter: str
+    size: int
+    limit: int
+
+    phrase: ClassVar[str] = "signal is larger than max_payload"
+    counter: ClassVar[str | None] = "stem_agent.signals.lost"
+    labels: ClassVar[tuple[str, ...]] = ("receiver",)
+    constant: ClassVar[tuple[tuple[str, str], ...]] = (("reason", "oversize"),)
+
+
+@dataclass(frozen=True, slots=True)
+class SignalShed(Event):
+    """A raw signal had to go because the backlog was full."""
+
+    receiver: str
+    backlog: int
+
+    phrase: ClassVar[str] = "backlog full; shedding the oldest signals"
+    level: ClassVar[int] = logging.ERROR
+    counter: ClassVar[str | None] = "stem_agent.signals.lost"
+    labels: ClassVar[tuple[str, ...]] = ("receiver",)
+    constant: ClassVar[tuple[tuple[str, str], ...]] = (("reason", "shed"),)

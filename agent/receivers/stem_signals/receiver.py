@@ -1,0 +1,260 @@
+"""The receiver itself: fails fast on the first connect, reconnects for ever afterwards, decodes, hands on."""
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+from zoneinfo import ZoneInfo
+
+import msgspec
+
+from agent.core.backoff import Backoff
+from agent.core.clock import Clock
+from agent.core.errors import StartupError
+from agent.receivers.stem_signals import events
+from agent.receivers.stem_signals.backlog import Backlog
+from agent.receivers.stem_signals.config import StemSignalsConfig
+from agent.receivers.stem_signals.connection import Connection, Refused, subscribe
+from agent.receivers.stem_signals.sequence import SequenceTracker
+from agent.receivers.stem_signals.session import SessionEnd, Subscription
+from agent.stem.catalogue import SignalName
+from agent.stem.channels import HEARTBEAT_PREFIX, emitter_of, heartbeat_channel, signal_channel, signal_pattern
+from agent.stem.wire import DecodeError, Fact, Gap, decode_heartbeat, decode_signal
+from agent.telemetry.events import Telemetry
+
+CHUNK = 256
+"""Messages decoded before the event loop gets its turn: about 3 ms, so the socket is never left waiting longer."""
+TICK_SECONDS = 0.25
+_UNKNOWN = "unknown"
+_HEARTBEAT = "heartbeat"
+_HEARTBEATS = HEARTBEAT_PREFIX.encode()
+
+
+class SignalConsumer(Protocol):
+    """The next step of the signals pipeline."""
+
+    def consume_facts(self, facts: Sequence[Fact], zone: ZoneInfo) -> None:
+        """Take decoded facts; times without an offset are in `zone`."""
+
+
+class _Stamp(msgspec.Struct):
+    """Just enough of a shed signal to account for it."""
+
+    boot: str | None = None
+    seq: int | None = None
+
+
+_stamp = msgspec.json.Decoder(_Stamp)
+
+
+class StemSignalsReceiver:
+    """Listens to the channels its configuration names and hands on what it hears, decoded and in order."""
+
+    def __init__(
+        self, identity: str, config: StemSignalsConfig, consumer: SignalConsumer, telemetry: Telemetry, clock: Clock
+    ) -> None:
+        self._id = identity
+        self._config = config
+        self._consumer = consumer
+        self._telemetry = telemetry
+        self._clock = clock
+        self._zone = ZoneInfo(config.assume_timezone)
+        self._backlog = Backlog(config.backlog, self._shed)
+        self._sequence = SequenceTracker()
+        self._emitters: dict[bytes, str | None] = {}
+        # Counted per signal, so the labels are put together here and not there.
+        self._received = {
+            event: ("stem_agent.signals.received", (("event", event), ("receiver", identity)))
+            for event in (*SignalName, _HEARTBEAT, _UNKNOWN)
+        }
+        self._connection: Connection | None = None
+        self._tasks: list[asyncio.Task[None]] = []
+        self._draining: asyncio.Handle | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+        telemetry.gauge("stem_agent.receiver.connected", lambda: float(self._connection is not None), receiver=identity)
+        telemetry.gauge("stem_agent.receiver.backlog", lambda: float(self._backlog.bytes), receiver=identity)
+
+    @property
+    def subscriptions(self) -> tuple[Subscription, ...]:
+        """What this receiver listens to."""
+        namespace = self._config.namespace
+        if self._config.emitters:
+            return (Subscription(tuple(signal_channel(namespace, emitter) for emitter in self._config.emitters)),)
+        return (
+            Subscription((signal_pattern(namespace),), pattern=True),
+            # Shared by every worker of the fleet: a gateway's business, too much for a sidecar.
+            Subscription((heartbeat_channel(namespace),), optional=True),
+        )
+
+    async def start(self) -> None:
+        """Subscribe, or leave the reconnecting to the background if the server may come back.
+
+        Raises `StartupError` if the server refuses for a reason that will not heal.
+        """
+        self._loop = asyncio.get_running_loop()
+        backoff = Backoff(self._config.initial_backoff, self._config.max_backoff)
+        try:
+            self._connection = await self._subscribe()
+        except Refused as refused:
+            if not refused.heals:
+                user = self._config.url.username or "default"
+                raise StartupError(
+                    f"{self._id}: redis {self._config.url.address} refused user {user}: {refused}"
+                ) from None
+            self._connect_failed(refused, delay := backoff.next())
+            first_delay = delay
+        else:
+            first_delay = 0.0
+        self._tasks = [
+            asyncio.create_task(self._keep_connected(backoff, first_delay), name=f"{self._id}: connection"),
+            asyncio.create_task(self._tick(), name=f"{self._id}: tick"),
+        ]
+
+    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - see Component
+        """Stop listening, then decode what was already heard."""
+        tasks, self._tasks = self._tasks, []
+        for task in tasks:
+            task.cancel()
+        if self._connection:
+            self._connection.end(SessionEnd.STOPPED)
+            self._connection = None
+        await asyncio.gather(*tasks, return_exceptions=True)
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + timeout
+        while self._backlog and loop.time() < deadline:
+            self._process()
+            await asyncio.sleep(0)
+        while self._backlog:
+            for channel, payload in self._backlog.take(CHUNK):
+                self._shed(channel, payload)
+        if self._draining:
+            self._draining.cancel()
+            self._draining = None
+        self._report(self._sequence.close())
+
+    async def _subscribe(self) -> Connection:
+        config = self._config
+        tls = config.tls.context() if config.url.tls else None
+        connection, declined = await subscribe(
+            config.url, tls, self.subscriptions, self._hear, timeout=config.connect_timeout
+        )
+        for refusal in declined:
+            self._telemetry.emit(events.StepDeclined(self._id, refusal.step, refusal.answer))
+        names = " ".join(name for subscription in self.subscriptions for name in subscription.names)
+        self._telemetry.emit(events.Subscribed(self._id, config.url.address, names))
+        connection.keep_alive(config.ping_interval)
+        return connection
+
+    async def _keep_connected(self, backoff: Backoff, delay: float) -> None:
+        while True:
+            if self._connection is None:
+                await asyncio.sleep(delay)
+                try:
+                    self._connection = await self._subscribe()
+                except (Refused, StartupError) as refused:
+                    self._connect_failed(refused, delay := backoff.next())
+                    continue
+            connected_at = self._loop.time() if self._loop else 0.0
+            reason = await self._connection.ended
+            self._connection = None
+            self._telemetry.emit(events.Disconnected(self._id, self._config.url.address, reason.value))
+            # Health is having stayed: a server that accepts and closes at once must meet a growing delay.
+            if self._loop and self._loop.time() - connected_at > self._config.max_backoff:
+                backoff.reset()
+            delay = backoff.next()
+
+    def _connect_failed(self, refused: Exception, delay: float) -> None:
+        self._telemetry.emit(events.ConnectFailed(self._id, self._config.url.address, str(refused), delay))
+
+    def _hear(self, channel: bytes, payload: bytes) -> None:
+        self._backlog.push(channel, payload)
+        if self._draining is None and self._loop:
+            self._draining = self._loop.call_soon(self._drain)
+
+    def _drain(self) -> None:
+        self._draining = None
+        self._process()
+        if self._backlog and self._loop:
+            self._draining = self._loop.call_soon(self._drain)
+
+    def _process(self) -> None:
+        now_ns = self._clock()
+        facts = [
+            fact
+            for channel, payload in self._backlog.take(CHUNK)
+            if (fact := self._decode(channel, payload, now_ns)) is not None
+        ]
+        if facts:
+            self._consumer.consume_facts(facts, self._zone)
+
+    def _decode(self, channel: bytes, payload: bytes, now_ns: int) -> Fact | None:
+        emitter = self._emitter(channel)
+        if emitter is None:
+            return None
+        if len(payload) > self._config.max_payload:
+            size, limit = len(payload), self._config.max_payload
+            self._telemetry.emit(events.SignalOversize(self._id, emitter, size, limit))
+            return None
+        try:
+            if channel.startswith(_HEARTBEATS):
+                return self._heartbeat(payload)
+            return self._signal(payload, emitter, now_ns)
+        except DecodeError as error:
+            self._telemetry.emit(events.SignalUndecodable(self._id, emitter, error.reason))
+            return None
+
+    def _heartbeat(self, payload: bytes) -> Fact:
+        heartbeat = decode_heartbeat(payload)
+        heartbeat.namespace = self._config.namespace
+        self._telemetry.counters[self._received[_HEARTBEAT]] += 1
+        return heartbeat
+
+    def _signal(self, payload: bytes, emitter: str, now_ns: int) -> Fact | None:
+        signal = decode_signal(payload)
+        signal.namespace = namespace = self._config.namespace
+        signal.emitter = emitter
+        name = signal.event_name
+        self._telemetry.counters[self._received.get(name) or self._received[_UNKNOWN]] += 1
+        if (
+            signal.boot is not None
+            and signal.seq is not None
+            and not self._sequence.observe(namespace, emitter, signal.boot, signal.seq, now_ns)
+        ):
+            self._telemetry.count("stem_agent.signals.duplicates", receiver=self._id)
+            return None
+        return signal
+
+    def _emitter(self, channel: bytes) -> str | None:
+        """Return who speaks on a channel; None for another namespace's. Remembered: channels are few."""
+        if channel not in self._emitters:
+            name = channel.decode("utf-8", "replace")
+            if len(self._emitters) >= 100_000:  # noqa: PLR2004 - pods come and go for months
+                self._emitters.clear()
+            is_heartbeat = name == heartbeat_channel(self._config.namespace)
+            self._emitters[channel] = _HEARTBEAT if is_heartbeat else emitter_of(name, self._config.namespace)
+        return self._emitters[channel]
+
+    def _shed(self, channel: bytes, payload: bytes) -> None:
+        self._telemetry.emit(events.SignalShed(self._id, self._backlog.limit))
+        emitter = self._emitter(channel)
+        if emitter is None:
+            return
+        try:
+            stamp = _stamp.decode(payload)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            return
+        if stamp.boot is not None and stamp.seq is not None:
+            # Lost, and counted so already: its number must not be counted again as a gap.
+            self._sequence.observe(self._config.namespace, emitter, stamp.boot, stamp.seq, self._clock())
+
+    async def _tick(self) -> None:
+        while True:
+            await asyncio.sleep(TICK_SECONDS)
+            self._report(self._sequence.tick(self._clock()))
+
+    def _report(self, gaps: Iterable[Gap]) -> None:
+        missing = list(gaps)
+        for gap in missing:
+            self._telemetry.count("stem_agent.signals.gaps", receiver=self._id)
+            self._telemetry.emit(events.SignalsMissing(self._id, gap.emitter, gap.boot, gap.first, gap.last))
+        if missing:
+            self._consumer.consume_facts(missing, self._zone)

@@ -1,0 +1,92 @@
+"""Holes and repeats in the numbering of signals: pure, time is an argument.
+
+Every emitter process (`boot`) numbers its signals 1, 2, 3 ... before anything can drop them. A number that is
+skipped is a signal on its way or lost; one seen before is a duplicate.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from agent.core.clock import NANOSECONDS
+from agent.stem.wire import Gap
+
+MAX_HOLES = 1024
+"""Holes remembered per boot; the oldest beyond that are told as lost at once, so a broken emitter costs no memory."""
+
+
+@dataclass(slots=True)
+class _Numbering:
+    namespace: str
+    emitter: str
+    boot: str
+    highest: int
+    seen_ns: int
+    holes: dict[int, tuple[int, int]] = field(default_factory=dict)  # first -> (last, noticed at)
+
+
+class SequenceTracker:
+    """Follows the numbering of every boot it hears.
+
+    A hole is given `grace` seconds to be filled by a signal that was overtaken, then it is a `Gap`. The first number
+    heard of a boot is believed: whoever subscribes late has lost nothing that was promised. A boot silent for `ttl`
+    seconds is forgotten.
+    """
+
+    def __init__(self, *, grace: float = 1.0, ttl: float = 3600.0) -> None:
+        self._grace_ns = int(grace * NANOSECONDS)
+        self._ttl_ns = int(ttl * NANOSECONDS)
+        self._boots: dict[tuple[str, str, str], _Numbering] = {}
+        self._with_holes: set[tuple[str, str, str]] = set()
+
+    def observe(self, namespace: str, emitter: str, boot: str, seq: int, now_ns: int) -> bool:
+        """Note that a number was heard; return False if it was heard before."""
+        key = (namespace, emitter, boot)
+        numbering = self._boots.get(key)
+        if numbering is None:
+            self._boots[key] = _Numbering(namespace, emitter, boot, seq, now_ns)
+            return True
+        numbering.seen_ns = now_ns
+        expected = numbering.highest + 1
+        if seq >= expected:
+            if seq > expected:
+                numbering.holes[expected] = (seq - 1, now_ns)
+                self._with_holes.add(key)
+            numbering.highest = seq
+            return True
+        return self._fill(numbering, seq)
+
+    @staticmethod
+    def _fill(numbering: _Numbering, seq: int) -> bool:
+        for first, (last, noticed_ns) in numbering.holes.items():
+            if first <= seq <= last:
+                del numbering.holes[first]
+                if first < seq:
+                    numbering.holes[first] = (seq - 1, noticed_ns)
+                if seq < last:
+                    numbering.holes[seq + 1] = (last, noticed_ns)
+                return True
+        return False
+
+    def tick(self, now_ns: int) -> Iterator[Gap]:
+        """Yield the holes whose grace is over; forget boots that fell silent long ago."""
+        for key in list(self._with_holes):
+            numbering = self._boots[key]
+            excess = len(numbering.holes) - MAX_HOLES
+            for index, (first, (last, noticed_ns)) in enumerate(sorted(numbering.holes.items())):
+                if index < excess or now_ns - noticed_ns >= self._grace_ns:
+                    del numbering.holes[first]
+                    yield Gap(numbering.namespace, numbering.emitter, numbering.boot, first, last, noticed_ns)
+            if not numbering.holes:
+                self._with_holes.discard(key)
+        for key in [k for k, n in self._boots.items() if now_ns - n.seen_ns > self._ttl_ns]:
+            del self._boots[key]
+            self._with_holes.discard(key)
+
+    def close(self) -> Iterator[Gap]:
+        """Yield every hole that is left: nobody will listen for what might fill it."""
+        for key in self._with_holes:
+            numbering = self._boots[key]
+            for first, (last, noticed_ns) in sorted(numbering.holes.items()):
+                yield Gap(numbering.namespace, numbering.emitter, numbering.boot, first, last, noticed_ns)
+            numbering.holes.clear()
+        self._with_holes.clear()

@@ -1,0 +1,108 @@
+"""Which components there are: YAML name -> configuration and builder. Add a component here, and nowhere else.
+
+A builder gets the component's id and configuration, its next step where it has one, and the host: everything that
+all components share. It never sees its neighbours.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, Protocol, TypeVar
+
+from agent.core.clock import Clock
+from agent.core.component import Component
+from agent.core.ledger import Ledger
+from agent.correlate.config import CorrelateConfig
+from agent.correlate.connector import CorrelateConnector
+from agent.exporters.debug import DebugConfig, DebugExporter
+from agent.exporters.otlp_http.config import OtlpHttpConfig
+from agent.exporters.otlp_http.exporter import OtlpHttpExporter
+from agent.otlp.batch import Consumer, Kind
+from agent.otlp.resource import Resource
+from agent.processors.resource import ResourceConfig, ResourceProcessor
+from agent.receivers.stem_signals.config import StemSignalsConfig
+from agent.receivers.stem_signals.receiver import SignalConsumer, StemSignalsReceiver
+from agent.settings.model import Config
+from agent.telemetry.events import Telemetry
+
+
+@dataclass(frozen=True, slots=True)
+class Host:
+    """What every component may use."""
+
+    telemetry: Telemetry
+    ledger: Ledger
+    clock: Clock
+    resource: Resource
+
+
+class Exporter(Component, Consumer, Protocol):
+    """A component that ends a pipeline."""
+
+
+class Processor(Component, Consumer, Protocol):
+    """A component in the middle of a pipeline."""
+
+
+class Connector(Component, SignalConsumer, Protocol):
+    """A component that ends the signals pipeline and begins others."""
+
+
+Build = TypeVar("Build", bound=Callable[..., Component])
+
+
+@dataclass(frozen=True, slots=True)
+class ComponentType(Generic[Build]):
+    """The configuration and the builder of one YAML name."""
+
+    config: type[Config]
+    build: Build
+
+
+BuildReceiver = Callable[[str, Any, SignalConsumer, Host], Component]
+BuildConnector = Callable[[str, Any, Mapping[Kind, Consumer], Host], Connector]
+BuildProcessor = Callable[[str, Any, Consumer, Host], Processor]
+BuildExporter = Callable[[str, Any, Host], Exporter]
+BuildExtension = Callable[[str, Any, Host], Component]
+
+RECEIVERS: dict[str, ComponentType[BuildReceiver]] = {
+    "stem_signals": ComponentType(
+        StemSignalsConfig,
+        lambda identity, config, consumer, host: StemSignalsReceiver(
+            identity, config, consumer, host.telemetry, host.clock
+        ),
+    ),
+}
+CONNECTORS: dict[str, ComponentType[BuildConnector]] = {
+    "correlate": ComponentType(
+        CorrelateConfig,
+        lambda identity, config, outputs, host: CorrelateConnector(
+            identity, config, outputs, host.resource, host.telemetry, host.clock
+        ),
+    ),
+}
+PROCESSORS: dict[str, ComponentType[BuildProcessor]] = {
+    "resource": ComponentType(
+        ResourceConfig, lambda _identity, config, consumer, _host: ResourceProcessor(config, consumer)
+    ),
+}
+EXPORTERS: dict[str, ComponentType[BuildExporter]] = {
+    "otlp_http": ComponentType(
+        OtlpHttpConfig,
+        lambda identity, config, host: OtlpHttpExporter(identity, config, host.ledger, host.telemetry),
+    ),
+    "debug": ComponentType(DebugConfig, lambda identity, config, host: DebugExporter(identity, config, host.ledger)),
+}
+EXTENSIONS: dict[str, ComponentType[BuildExtension]] = {}
+
+SECTIONS: dict[str, Mapping[str, ComponentType[Any]]] = {
+    "receivers": RECEIVERS,
+    "connectors": CONNECTORS,
+    "processors": PROCESSORS,
+    "exporters": EXPORTERS,
+    "extensions": EXTENSIONS,
+}
+
+
+def type_of(identity: str) -> str:
+    """Return the type of a component id: `otlp_http` of `otlp_http/backup`."""
+    return identity.partition("/")[0]

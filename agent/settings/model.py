@@ -1,0 +1,30 @@
+"""Base of every configuration model, and the mark that names a field's environment variables."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pydantic import BaseModel, ConfigDict
+
+
+class Config(BaseModel):
+    """What an operator writes about one thing: unknown keys are errors, values are frozen."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, hide_input_in_errors=True)
+
+
+@dataclass(frozen=True, slots=True)
+class Env:
+    """Marks a field: when the YAML leaves it out, the first of these variables that is set and not empty fills it.
+
+    That gives the precedence: explicit YAML, then `STEM_*`, then `OTEL_*`, then the default. Lists are
+    comma-separated in a variable.
+    """
+
+    names: tuple[str, ...]
+
+    def __init__(self, *names: str) -> None:
+        object.__setattr__(self, "names", names)
+
+    def find(self, environ: Mapping[str, str]) -> tuple[str, str] | None:
+        """Return the variable that applies and its value."""
+        return next(((name, environ[name]) for name in self.names if environ.get(name)), None)

@@ -1,0 +1,132 @@
+"""The value types of configuration: each knows how it is written, and says so when it is not.
+
+They are pydantic annotations: the attribute of a validated model is a plain `float` (seconds), `int` (bytes) and so on.
+"""
+
+import re
+from typing import Annotated, Any
+from urllib.parse import unquote, urlsplit
+
+from pydantic import BeforeValidator, SecretStr
+from pydantic_core import PydanticCustomError
+
+EXPECTED = "expected"
+"""Type of our own validation errors; the message is what was expected instead."""
+
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)")
+_SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
+_SIZE = re.compile(r"(\d+)\s*(|B|KiB|MiB|GiB|kB|KB|MB|GB)")
+_BYTES = {
+    "": 1,
+    "B": 1,
+    "KiB": 1 << 10,
+    "MiB": 1 << 20,
+    "GiB": 1 << 30,
+    "kB": 1000,
+    "KB": 1000,
+    "MB": 1000**2,
+    "GB": 1000**3,
+}
+
+
+def expected(what: str) -> PydanticCustomError:
+    """Return the error that says what should have been written."""
+    return PydanticCustomError(EXPECTED, "{what}", {"what": what})
+
+
+def parse_duration(value: Any) -> Any:
+    """Turn `250ms`, `10s`, `1h30m` or `0` into seconds."""
+    if not isinstance(value, str):
+        return value
+    if value == "0":
+        return 0.0
+    parts = _DURATION.findall(value)
+    if not parts or "".join(n + u for n, u in parts) != value:
+        raise expected("a duration such as 250ms, 10s, 5m or 1h30m")
+    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+
+
+def parse_size(value: Any) -> Any:
+    """Turn `64KiB`, `512MiB` or `4096` into bytes."""
+    if not isinstance(value, str):
+        return value
+    if not (match := _SIZE.fullmatch(value)):
+        raise expected("a size such as 65536, 64KiB or 512MiB")
+    return int(match[1]) * _BYTES[match[2]]
+
+
+def parse_bool(value: Any) -> Any:
+    """Accept `true` and `false` only: YAML 1.1's yes, on and 1 have burnt too many people."""
+    if isinstance(value, str):
+        if value.lower() not in {"true", "false"}:
+            raise expected("true or false")
+        return value.lower() == "true"
+    return value
+
+
+def parse_endpoint(value: Any) -> Any:
+    """Check an HTTP URL: scheme, host, port; credentials belong in headers."""
+    if not isinstance(value, str):
+        return value
+    wanted = "a URL such as http://localhost:4318 or https://otlp.example.com"
+    try:
+        url = urlsplit(value)
+        port = url.port
+    except ValueError:
+        raise expected(wanted) from None
+    if url.scheme not in {"http", "https"} or not url.hostname or port == 0 or any(c.isspace() for c in value):
+        raise expected(wanted)
+    if url.username or url.password:
+        raise expected("a URL without credentials (they go into `headers`)")
+    return value.rstrip("/") if url.path == "/" else value
+
+
+class RedisUrl:
+    """`redis://[user[:password]@]host[:port][/database]`, or `rediss://` for TLS; never shows its password."""
+
+    __slots__ = ("database", "host", "password", "port", "tls", "username")
+
+    def __init__(self, text: str) -> None:
+        url = urlsplit(text)
+        self.tls = url.scheme == "rediss"
+        self.host = url.hostname or "localhost"
+        self.port = url.port or 6379
+        username, password = unquote(url.username or ""), url.password and unquote(url.password)
+        # Stem takes a lone userinfo for the password (`redis://secret@host`); so must whoever shares its URL.
+        if username and password is None:
+            username, password = "", username
+        self.username = username or None
+        self.password = password or None
+        self.database = int(url.path.strip("/") or 0)
+
+    def __repr__(self) -> str:
+        return f"{'rediss' if self.tls else 'redis'}://{self.address}/{self.database}"
+
+    @property
+    def address(self) -> str:
+        """`host:port`, for messages."""
+        return f"{self.host}:{self.port}"
+
+
+def parse_redis_url(value: Any) -> Any:
+    """Turn a Redis URL into its parts."""
+    if not isinstance(value, str):
+        return value
+    wanted = expected("a URL such as redis://localhost:6379/0 or rediss://user:password@host:6380/0")
+    try:
+        url = urlsplit(value)
+        if url.scheme not in {"redis", "rediss"} or url.query or url.fragment:
+            raise wanted
+        return RedisUrl(value)
+    except ValueError:
+        raise wanted from None
+
+
+Duration = Annotated[float, BeforeValidator(parse_duration)]
+"""Seconds."""
+ByteSize = Annotated[int, BeforeValidator(parse_size)]
+"""Bytes."""
+Flag = Annotated[bool, BeforeValidator(parse_bool)]
+HttpUrl = Annotated[str, BeforeValidator(parse_endpoint)]
+RedisAddress = Annotated[RedisUrl, BeforeValidator(parse_redis_url)]
+Secret = SecretStr

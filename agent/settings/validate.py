@@ -1,0 +1,130 @@
+"""From plain values to a configuration model, with errors that name the place, the found, the expected, the nearest."""
+
+import difflib
+from collections.abc import Mapping
+from typing import Any, TypeVar, get_args, get_origin
+
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from agent.settings.document import Document, Path, dotted
+from agent.settings.model import Env
+from agent.settings.types import EXPECTED
+
+Model = TypeVar("Model", bound=BaseModel)
+
+_WANTED = {
+    "int_parsing": "a whole number",
+    "int_type": "a whole number",
+    "float_parsing": "a number",
+    "float_type": "a number",
+    "bool_type": "true or false",
+    "string_type": "text",
+    "dict_type": "a mapping",
+    "model_type": "a mapping",
+    "model_attributes_type": "a mapping",
+    "list_type": "a list",
+    "tuple_type": "a list",
+    "is_instance_of": "text",
+    "missing": "a value",
+}
+
+
+def validate(
+    model: type[Model], found: Any, path: Path, document: Document, environ: Mapping[str, str]
+) -> Model | None:
+    """Return `found` as `model`, or None after noting every problem in the document.
+
+    Fields that the YAML leaves out are filled from their environment variables (`Env`) first. An empty key
+    (`otlp_http:`) means all defaults.
+    """
+    values = _from_environment(model, {} if found is None else found, path, document, environ)
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        for detail in error.errors(include_url=False):
+            _note(detail, model, path, document)
+        return None
+
+
+def nearest(word: str, known: list[str]) -> str:
+    """Return the end of an error: the nearest known word, and all of them where they are few."""
+    match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
+    hint = f"; did you mean {match[0]!r}?" if match else ""
+    return f"{hint or ';'} known here: {', '.join(sorted(known))}" if known else hint
+
+
+def _from_environment(
+    model: type[BaseModel], found: Any, path: Path, document: Document, environ: Mapping[str, str]
+) -> Any:
+    if not isinstance(found, Mapping):
+        return found
+    values = dict(found)
+    for name, info in model.model_fields.items():
+        here = (*path, name)
+        nested = info.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            filled = _from_environment(nested, values.get(name) or {}, here, document, environ)
+            if filled or name in values:
+                values[name] = filled
+            continue
+        env = next((mark for mark in info.metadata if isinstance(mark, Env)), None)
+        if env is None or name in values or not (hit := env.find(environ)):
+            continue
+        variable, text = hit
+        document.origins[here] = f"environment variable {variable}"
+        is_list = get_origin(nested) is tuple or any(get_origin(arg) is tuple for arg in get_args(nested))
+        values[name] = tuple(part.strip() for part in text.split(",") if part.strip()) if is_list else text
+    return values
+
+
+def _note(detail: ErrorDetails, model: type[BaseModel], path: Path, document: Document) -> None:
+    where = (*path, *detail["loc"])
+    if any(problem.path == dotted(where) for problem in document.problems):
+        return  # one cause, one message
+    kind = detail["type"]
+    if kind == "extra_forbidden":
+        known = _keys_at(model, detail["loc"][:-1])
+        document.problem(where, f"unknown key{nearest(str(detail['loc'][-1]), known)}", at_key=True)
+    elif kind == "missing":
+        document.problem(where, "required, but missing")
+    else:
+        document.problem(where, f"found {_shown(detail['input'], where, document)}, expected {_wanted(detail)}")
+
+
+def _wanted(detail: ErrorDetails) -> str:
+    kind, context = detail["type"], detail.get("ctx", {})
+    if kind == EXPECTED:
+        return str(context["what"])
+    if kind == "literal_error":
+        return str(context["expected"]).replace("'", "")
+    if kind in _WANTED:
+        return _WANTED[kind]
+    message = detail["msg"]
+    return message.removeprefix("Input should be ").removeprefix("Value error, ")
+
+
+def _shown(value: Any, where: Path, document: Document) -> str:
+    """Show what was found without showing a secret: references stay references, URLs lose their credentials."""
+    if where in document.raw:
+        return f"{document.raw[where]!r} (as substituted)"
+    if isinstance(value, Mapping):
+        return "a mapping"
+    if isinstance(value, list | tuple):
+        return "a list"
+    if value is None:
+        return "nothing"
+    text = str(value)
+    if "@" in text:
+        text = "...@" + text.rpartition("@")[2]
+    return repr(text)
+
+
+def _keys_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
+    current: Any = model
+    for part in loc:
+        info = getattr(current, "model_fields", {}).get(part)
+        current = info.annotation if info else None
+        if not isinstance(current, type):
+            current = next((arg for arg in get_args(current) if isinstance(arg, type)), None)
+    return list(getattr(current, "model_fields", {}))

@@ -1,0 +1,19 @@
+"""Dart's timestamps, as integers.
+
+Dart writes ISO-8601 with 0, 3 or 6 fraction digits. With `Z` it is UTC; without, it is the writer's local time
+(Stem before 0.2.0, and `DateTime`s that an application made itself).
+"""
+
+from datetime import datetime, tzinfo
+
+MICROSECONDS = 1_000_000
+MAX_NS = (1 << 64) - 1
+
+
+def epoch_ns(time: datetime, assume: tzinfo) -> int:
+    """Return nanoseconds since the Unix epoch; a time without an offset is taken to be in the zone `assume`."""
+    if time.tzinfo is None:
+        time = time.replace(tzinfo=assume)
+    # A double holds today's microseconds exactly after rounding; its nanoseconds it could not.
+    # Before 1970 and after 2554 OTLP has no time: such a clock is shown at the edge, not refused.
+    return min(max(round(time.timestamp() * MICROSECONDS) * 1000, 0), MAX_NS)

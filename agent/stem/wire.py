@@ -1,0 +1,220 @@
+"""The signal wire format (pub/sub) and Stem's heartbeats, decoded.
+
+Two decoders for one format: the strict one, which msgspec runs in C, takes everything a bridge sends; what it
+refuses is decoded again leniently, so that one odd field costs that field and not the signal. Only `eventName`,
+`occurredAt` and `attributes` are required.
+"""
+
+from collections.abc import Mapping
+from datetime import datetime
+from typing import Annotated, Any, TypeVar
+
+import msgspec
+from msgspec import Raw, Struct, field
+
+Shape = TypeVar("Shape", bound=Struct)
+Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
+"""What OTLP's integers can hold; anything else is no count."""
+
+
+class DecodeError(ValueError):
+    """A payload is not a signal. `reason` is one of few words, fit for a counter's label; it quotes no payload."""
+
+    def __init__(self, reason: str) -> None:
+        super().__init__(reason)
+        self.reason = reason
+
+
+class Attributes(Struct, rename="camel", gc=False):
+    """`StemEvent.attributes`: the keys that are used of all 27 signals; the rest is skipped unread."""
+
+    task_id: str | None = None
+    task_name: str | None = None
+    queue: str | None = None
+    worker_id: str | None = None
+    attempt: Count | None = None
+    state: str | None = None
+    reason: str | None = None
+    error: str | None = None
+    stack_trace: str | None = None
+    next_retry_at: datetime | None = None
+    emitted_at: datetime | None = None
+    isolate_id: int | None = None
+    timestamp: datetime | None = None
+
+
+class Signal(Struct, rename="camel", gc=False):
+    """One signal as it came from the wire; `namespace` and, from the channel, `emitter` are set by the receiver."""
+
+    event_name: str
+    occurred_at: datetime
+    attributes: Attributes
+    envelope: Raw = field(default_factory=Raw)
+    attempt: Count | None = None
+    worker_id: str | None = None
+    received_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    error: str | None = None
+    emitter: str | None = None
+    boot: str | None = None
+    seq: Count | None = None
+    pid: Count | None = None
+    host: str | None = None
+    namespace: str = field(default="", name="__namespace")
+
+
+class Meta(Struct, gc=False):
+    """`Envelope.meta`: lineage keys only; the others may hold personal data and are never decoded."""
+
+    parent_task_id: str | None = field(default=None, name="stem.parentTaskId")
+    root_task_id: str | None = field(default=None, name="stem.rootTaskId")
+    group_id: str | None = field(default=None, name="groupId")
+    workflow_run_id: str | None = field(default=None, name="stem.workflow.runId")
+    workflow_name: str | None = field(default=None, name="stem.workflow.name")
+    workflow_step: str | None = field(default=None, name="stem.workflow.step")
+
+
+class Headers(Struct, gc=False):
+    """`Envelope.headers`: trace context and lineage."""
+
+    traceparent: str | None = None
+    tracestate: str | None = None
+    group_id: str | None = field(default=None, name="stem-group-id")
+    schedule_id: str | None = field(default=None, name="schedule-id")
+
+
+class Envelope(Struct, rename="camel", gc=False):
+    """`Envelope.toJson` of a task, without `args`. Times are as the producer wrote them."""
+
+    id: str | None = None
+    name: str | None = None
+    queue: str | None = None
+    enqueued_at: datetime | None = None
+    not_before: datetime | None = None
+    priority: Count | None = None
+    attempt: Count | None = None
+    max_retries: Count | None = None
+    headers: Headers = field(default_factory=Headers)
+    meta: Meta = field(default_factory=Meta)
+
+
+class HeartbeatExtras(Struct, rename="camel", gc=False):
+    """The part of a heartbeat's `extras` that becomes telemetry."""
+
+    host: str | None = None
+    pid: Count | None = None
+    concurrency: Count | None = None
+    memory_bytes: Count | None = None
+
+
+class Heartbeat(Struct, rename="camel", gc=False):
+    """Stem's heartbeat JSON, the same on the channel and under the key."""
+
+    worker_id: str
+    timestamp: datetime
+    inflight: Count | None = None
+    extras: HeartbeatExtras = field(default_factory=HeartbeatExtras)
+    namespace: str = field(default="", name="__namespace")
+
+
+class Gap(Struct, frozen=True, gc=False):
+    """Signals of one emitter that never arrived: numbers `first` to `last`, noticed at `noticed_ns`."""
+
+    namespace: str
+    emitter: str
+    boot: str
+    first: int
+    last: int
+    noticed_ns: int
+
+    @property
+    def count(self) -> int:
+        """How many signals are missing."""
+        return self.last - self.first + 1
+
+
+Fact = Signal | Heartbeat | Gap
+"""What flows through the signals pipeline."""
+
+_signal = msgspec.json.Decoder(Signal)
+_envelope = msgspec.json.Decoder(Envelope)
+_heartbeat = msgspec.json.Decoder(Heartbeat)
+_NOT_AN_OBJECT = "not_an_object"
+
+
+def decode_signal(payload: bytes) -> Signal:
+    """Decode one payload of a signal channel.
+
+    Raises `DecodeError` with reason `not_json`, `not_an_object`, `missing_<key>` or `invalid_<key>`.
+    """
+    try:
+        signal = _signal.decode(payload)
+    except msgspec.ValidationError:
+        return _salvage(_object(payload), Signal, required=("eventName", "occurredAt", "attributes"))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise DecodeError("not_json") from None
+    if not signal.event_name:
+        raise DecodeError("invalid_eventName")
+    return signal
+
+
+def decode_envelope(raw: Raw) -> Envelope | None:
+    """Decode the envelope that travelled with a signal; None if there is none or it is no object."""
+    payload = bytes(raw)
+    if not payload:
+        return None
+    try:
+        return _envelope.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        try:
+            return _salvage(_object(payload), Envelope)
+        except DecodeError:
+            return None
+
+
+def decode_heartbeat(payload: bytes) -> Heartbeat:
+    """Decode one payload of Stem's heartbeat channel; raises `DecodeError` as `decode_signal` does."""
+    try:
+        return _heartbeat.decode(payload)
+    except msgspec.ValidationError:
+        return _salvage(_object(payload), Heartbeat, required=("workerId", "timestamp"))
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise DecodeError("not_json") from None
+
+
+def _object(payload: bytes) -> dict[str, Any]:
+    try:
+        value = msgspec.json.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise DecodeError("not_json") from None
+    if not isinstance(value, dict):
+        raise DecodeError(_NOT_AN_OBJECT)
+    return value
+
+
+def _salvage(found: Mapping[str, Any], shape: type[Shape], required: tuple[str, ...] = ()) -> Shape:
+    """Keep every field that fits, drop those that do not, insist on the required ones."""
+    kept: dict[str, Any] = {}
+    for spec in msgspec.structs.fields(shape):
+        key = spec.encode_name
+        if key not in found:
+            if key in required:
+                raise DecodeError(f"missing_{key}")
+            continue
+        try:
+            kept[spec.name] = _fit(found[key], spec.type)
+        except (msgspec.ValidationError, DecodeError):
+            if key in required:
+                raise DecodeError(f"invalid_{key}") from None
+    return shape(**kept)
+
+
+def _fit(value: Any, wanted: Any) -> Any:
+    if wanted is Raw:
+        return Raw(msgspec.json.encode(value))
+    if isinstance(wanted, type) and issubclass(wanted, Struct):
+        if not isinstance(value, dict):
+            raise DecodeError(_NOT_AN_OBJECT)
+        return _salvage(value, wanted)
+    return msgspec.convert(value, wanted, strict=False)

@@ -1,0 +1,154 @@
+"""The agent's own metrics, through the OpenTelemetry SDK and its stock OTLP/HTTP exporter.
+
+Their volume is small and fixed, so the SDK is the right tool: every instrument is observed from the plain counters
+and gauges that the components keep. A thread of the SDK exports them; nothing here touches the hot path.
+"""
+
+import os
+import resource
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from opentelemetry.exporter.otlp.proto.http import Compression
+from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
+from opentelemetry.metrics import CallbackOptions, Observation
+from opentelemetry.sdk.metrics import MeterProvider
+from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
+from opentelemetry.sdk.resources import Resource
+
+from agent import __version__
+from agent.core.ledger import Account, Ledger
+from agent.telemetry.events import Telemetry
+
+COUNTERS = {
+    "stem_agent.signals.received": ("{signal}", "Signals heard, by event"),
+    "stem_agent.signals.lost": ("{signal}", "Signals lost, by reason: gap, shed, decode, oversize, internal_error"),
+    "stem_agent.signals.gaps": ("{gap}", "Holes in an emitter's numbering"),
+    "stem_agent.signals.duplicates": ("{signal}", "Signals heard again, by number"),
+    "stem_agent.signals.late": ("{signal}", "Facts that came after their attempt was settled, repeats included"),
+    "stem_agent.signals.unattributed": ("{signal}", "Task signals that name no task or no attempt"),
+    "stem_agent.receiver.reconnects": ("{reconnect}", "Subscriptions that ended and were made anew"),
+    "stem_agent.receiver.connect_failures": ("{attempt}", "Attempts to connect that failed"),
+    "stem_agent.correlate.evicted": ("{attempt}", "Open attempts dropped, by reason"),
+    "stem_agent.correlate.clock_adjusted": ("{attempt}", "Attempts whose times had to be clamped"),
+    "stem_agent.exporter.requests": ("{request}", "Requests, by status code"),
+    "stem_agent.exporter.retries": ("{request}", "Requests that will be repeated, by reason"),
+}
+GAUGES = {
+    "stem_agent.receiver.connected": ("{connection}", "1 while the subscription stands"),
+    "stem_agent.receiver.backlog": ("By", "Raw signals waiting to be decoded"),
+    "stem_agent.correlate.open_attempts": ("{attempt}", "Attempts whose end has not been heard"),
+    "stem_agent.exporter.queue.size": ("By", "Closed batches waiting"),
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Destination:
+    """Where self metrics go, in the stock exporter's terms; `url` is complete, `timeout` in seconds."""
+
+    url: str
+    headers: Mapping[str, str]
+    gzip: bool
+    timeout: float
+    ca_file: str | None = None
+    cert_file: str | None = None
+    key_file: str | None = None
+
+
+class SelfMetrics:
+    """Exports the agent's counters, gauges and ledger every `interval` seconds."""
+
+    def __init__(
+        self,
+        telemetry: Telemetry,
+        ledger: Ledger,
+        attributes: Mapping[str, str],
+        destination: Destination,
+        *,
+        interval: float,
+    ) -> None:
+        exporter = OTLPMetricExporter(
+            endpoint=destination.url,
+            headers=dict(destination.headers),
+            compression=Compression.Gzip if destination.gzip else Compression.NoCompression,
+            timeout=destination.timeout,
+            certificate_file=destination.ca_file,
+            client_certificate_file=destination.cert_file,
+            client_key_file=destination.key_file,
+        )
+        reader = PeriodicExportingMetricReader(
+            exporter, export_interval_millis=interval * 1000, export_timeout_millis=destination.timeout * 1000
+        )
+        self._telemetry = telemetry
+        self._ledger = ledger
+        own = {**attributes, "service.name": "stem-agent", "service.version": __version__}
+        self._provider = MeterProvider(metric_readers=[reader], resource=Resource(own), shutdown_on_exit=False)
+        self._declare()
+
+    def shutdown(self, timeout: float) -> None:
+        """Export once more and stop; blocks for `timeout` seconds at the most."""
+        self._provider.shutdown(timeout_millis=timeout * 1000)
+
+    def _declare(self) -> None:
+        meter = self._provider.get_meter("stem-agent", __version__)
+        for name, (unit, text) in COUNTERS.items():
+            meter.create_observable_counter(name, [self._counter(name)], unit, text)
+        for name, (unit, text) in GAUGES.items():
+            meter.create_observable_gauge(name, [self._gauge(name)], unit, text)
+        for name, read in _LEDGER.items():
+            create = meter.create_observable_gauge if name == "held" else meter.create_observable_counter
+            create(f"stem_agent.items.{name}", [self._items(read)], "{item}", f"Telemetry items {name}")
+        meter.create_observable_counter("stem_agent.process.cpu.time", [_cpu_time], "s", "CPU used by the agent")
+        meter.create_observable_gauge("stem_agent.process.memory.usage", [_memory], "By", "Resident memory")
+
+    def _counter(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def read(_: CallbackOptions) -> Iterator[Observation]:
+            # Collected in the SDK's thread: list() takes the counters at one moment, under the interpreter's lock.
+            for (key, labels), value in list(self._telemetry.counters.items()):
+                if key == name:
+                    yield Observation(value, dict(labels))
+
+        return read
+
+    def _gauge(self, name: str) -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def read(_: CallbackOptions) -> Iterator[Observation]:
+            for (key, labels), value in list(self._telemetry.gauges.items()):
+                if key == name:
+                    yield Observation(value(), dict(labels))
+
+        return read
+
+    def _items(self, read: "ReadAccount") -> Callable[[CallbackOptions], Iterable[Observation]]:
+        def observe(_: CallbackOptions) -> Iterator[Observation]:
+            for account in list(self._ledger.accounts.values()):
+                labels = {"exporter": account.exporter, "signal": account.kind}
+                for reason, value in read(account):
+                    yield Observation(value, {**labels, "reason": reason} if reason else labels)
+
+        return observe
+
+
+ReadAccount = Callable[[Account], Iterable[tuple[str, int]]]
+
+_LEDGER: dict[str, ReadAccount] = {
+    "accepted": lambda account: [("", account.accepted)],
+    "delivered": lambda account: [("", account.delivered)],
+    "rejected": lambda account: list(account.rejected.items()),
+    "dropped": lambda account: list(account.dropped.items()),
+    "held": lambda account: [("", account.held)],
+}
+
+
+def _cpu_time(_: CallbackOptions) -> Iterator[Observation]:
+    usage = resource.getrusage(resource.RUSAGE_SELF)
+    yield Observation(usage.ru_utime, {"cpu.mode": "user"})
+    yield Observation(usage.ru_stime, {"cpu.mode": "system"})
+
+
+def _memory(_: CallbackOptions) -> Iterator[Observation]:
+    try:
+        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
+        yield Observation(pages * os.sysconf("SC_PAGE_SIZE"))
+    except OSError:  # not Linux: what the platform does not tell is not reported
+        return
