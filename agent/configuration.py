@@ -19,7 +19,7 @@ from agent.settings.types import Duration
 from agent.settings.validate import nearest, validate
 
 SIGNALS = "signals"
-PIPELINE_KINDS = (SIGNALS, *Kind)
+PIPELINE_KINDS = (SIGNALS, *(str(kind) for kind in Kind))
 # Which sections each role of a pipeline may name: a connector ends the signals pipeline and begins the others.
 _ROLES: dict[str, dict[str, tuple[str, ...]]] = {
     SIGNALS: {"receivers": ("receivers",), "processors": (), "exporters": ("connectors",)},
