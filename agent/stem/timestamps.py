@@ -4,8 +4,9 @@ Dart writes ISO-8601 with 0, 3 or 6 fraction digits. With `Z` it is UTC; without
 (Stem before 0.2.0, and `DateTime`s that an application made itself).
 """
 
-from datetime import datetime, tzinfo
+from datetime import UTC, datetime, tzinfo
 
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 MICROSECONDS = 1_000_000
 MAX_NS = (1 << 64) - 1
 
@@ -14,6 +15,7 @@ def epoch_ns(time: datetime, assume: tzinfo) -> int:
     """Return nanoseconds since the Unix epoch; a time without an offset is taken to be in the zone `assume`."""
     if time.tzinfo is None:
         time = time.replace(tzinfo=assume)
-    # A double holds today's microseconds exactly after rounding; its nanoseconds it could not.
+    since = time - EPOCH
+    exact = ((since.days * 86_400 + since.seconds) * MICROSECONDS + since.microseconds) * 1000
     # Before 1970 and after 2554 OTLP has no time: such a clock is shown at the edge, not refused.
-    return min(max(round(time.timestamp() * MICROSECONDS) * 1000, 0), MAX_NS)
+    return min(max(exact, 0), MAX_NS)

@@ -7,7 +7,7 @@ refuses is decoded again leniently, so that one odd field costs that field and n
 
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, TypeVar, get_args
 
 import msgspec
 from msgspec import Raw, Struct, field
@@ -217,4 +217,6 @@ def _fit(value: Any, wanted: Any) -> Any:
         if not isinstance(value, dict):
             raise DecodeError(_NOT_AN_OBJECT)
         return _salvage(value, wanted)
-    return msgspec.convert(value, wanted, strict=False)
+    # A number written as text is still that number; a number where a time belongs is not a time.
+    is_time = wanted is datetime or datetime in get_args(wanted)
+    return msgspec.convert(value, wanted, strict=is_time)

@@ -1,0 +1,322 @@
+"""Batching, retrying and the books, against a scripted transport."""
+
+import asyncio
+import random
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from google.rpc.status_pb2 import Status
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest, ExportTraceServiceResponse
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from agent.core.backoff import Backoff
+from agent.core.ledger import Account, Ledger
+from agent.exporters.otlp_http.answer import interpret, retry_after
+from agent.exporters.sending.batcher import Batcher
+from agent.exporters.sending.config import BatchConfig, QueueConfig, RetryConfig
+from agent.exporters.sending.outcome import Delivered, Drop, Outcome, Retry
+from agent.exporters.sending.sealed import Sealed, uncompressed
+from agent.exporters.sending.sender import INTERNAL_ERROR, QUEUE_OVERFLOW, RETRIES_EXHAUSTED, SHUTDOWN, Sender
+from agent.otlp.batch import Batch, Kind
+from agent.otlp.resource import Resource
+from agent.telemetry.events import Telemetry
+
+RESOURCE = Resource({"service.name": "shop"})
+NOW = datetime(2026, 4, 23, 10, 0, 0, tzinfo=UTC)
+
+
+def batch(*sizes: int, count: int | None = None) -> Batch:
+    items = [Span(name="x" * size).SerializeToString() for size in sizes]
+    return Batch(Kind.TRACES, RESOURCE, items, len(items) if count is None else count)
+
+
+@given(st.lists(st.lists(st.integers(0, 300), max_size=20), max_size=10), st.integers(1, 12), st.integers(1, 2000))
+def test_batches_keep_their_limits_their_order_and_every_item(
+    inputs: list[list[int]], max_items: int, max_bytes: int
+) -> None:
+    batcher = Batcher(max_items=max_items, max_bytes=max_bytes)
+    closed = [pending for sizes in inputs for pending in batcher.add(batch(*sizes))]
+    closed.append(batcher.flush())
+    for pending in closed:
+        items = [item for _, part in pending.parts for item in part]
+        assert pending.count == len(items) <= max_items
+        assert pending.size <= max_bytes or len(items) == 1
+    sent = [len(Span.FromString(item).name) for pending in closed for _, part in pending.parts for item in part]
+    assert sent == [size for sizes in inputs for size in sizes]
+
+
+def test_data_points_are_counted_not_metrics() -> None:
+    batcher = Batcher(max_items=100, max_bytes=1 << 20)
+    assert list(batcher.add(batch(1, 1, 1, count=10))) == []
+    assert batcher.flush().count == 10
+
+
+@given(st.floats(0.001, 10), st.floats(0.001, 100), st.integers(1, 30), st.randoms(use_true_random=False))
+def test_back_off_stays_within_its_ceiling_and_never_spins(
+    initial: float, maximum: float, tries: int, chance: random.Random
+) -> None:
+    backoff = Backoff(initial, maximum, source=chance)
+    for _ in range(tries):
+        delay = backoff.next()
+        assert 0 < delay <= maximum
+
+
+def test_back_off_honours_the_server_up_to_its_own_maximum() -> None:
+    backoff = Backoff(1.0, 30.0)
+    assert 7.0 <= backoff.next(7.0) <= 8.0
+    assert backoff.next(1e9) == 30.0
+
+
+@pytest.mark.parametrize("status", [429, 502, 503, 504])
+def test_retryable_codes_are_retried(status: int) -> None:
+    outcome = interpret(Kind.TRACES, status, {"retry-after": "7"}, b"slow down", now=NOW)
+    assert outcome == Retry(f"http_{status}", f"http {status}: slow down", 7.0)
+
+
+@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 500, 501])
+def test_all_other_errors_are_dropped(status: int) -> None:
+    outcome = interpret(Kind.LOGS, status, {}, b"", now=NOW)
+    assert outcome == Drop(f"http_{status}", f"http {status}")
+
+
+@pytest.mark.parametrize("status", [301, 302, 307, 308])
+def test_redirects_are_not_followed(status: int) -> None:
+    outcome = interpret(Kind.LOGS, status, {"location": "http://elsewhere"}, b"", now=NOW)
+    assert isinstance(outcome, Drop)
+    assert outcome.reason == "redirect"
+
+
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, 0),
+        ("", 0),
+        ("7", 7),
+        ("Thu, 23 Apr 2026 10:00:30 GMT", 30),
+        ("Thu, 23 Apr 2026 09:00:00 GMT", 0),
+        ("soon", 0),
+        ("-5", 0),
+        ("1e9", 0),
+        ("999999999", 999999999),
+        ("²", 0),
+    ],
+)
+def test_retry_after_in_all_its_forms(value: str | None, seconds: float) -> None:
+    assert retry_after(value, NOW) == seconds
+
+
+def test_partial_success_is_counted_and_not_retried() -> None:
+    response = ExportTraceServiceResponse()
+    response.partial_success.rejected_spans = 3
+    response.partial_success.error_message = "too old"
+    assert interpret(Kind.TRACES, 200, {}, response.SerializeToString(), now=NOW) == Delivered(3, "too old")
+
+
+def test_a_success_that_cannot_be_read_is_still_a_success() -> None:
+    outcome = interpret(Kind.TRACES, 200, {}, b"\xff\xff\xff", now=NOW)
+    assert isinstance(outcome, Delivered)
+    assert outcome.rejected == 0
+    assert outcome.message
+
+
+def test_a_protobuf_status_is_read_for_people() -> None:
+    body = Status(message="quota\nexceeded").SerializeToString()
+    outcome = interpret(Kind.TRACES, 400, {"content-type": "application/x-protobuf"}, body, now=NOW)
+    assert outcome == Drop("http_400", "http 400: quota exceeded")
+
+
+@given(st.binary(max_size=200), st.integers(200, 599), st.dictionaries(st.just("retry-after"), st.text(max_size=20)))
+def test_no_answer_ever_raises(body: bytes, status: int, headers: dict[str, str]) -> None:
+    outcome = interpret(Kind.METRICS, status, headers, body, now=NOW)
+    assert isinstance(outcome, Delivered | Retry | Drop)
+
+
+class Script:
+    """A transport that answers by a script, and remembers what was delivered."""
+
+    def __init__(self, answer: Callable[[Sealed], Outcome | Exception | None]) -> None:
+        self.answer = answer
+        self.attempts: list[Sealed] = []
+        self.spans: list[Span] = []
+        self.called = asyncio.Event()
+
+    async def __call__(self, sealed: Sealed) -> Outcome:
+        self.attempts.append(sealed)
+        self.called.set()
+        answer = self.answer(sealed)
+        if answer is None:
+            await asyncio.Event().wait()  # never answers
+        if isinstance(answer, Exception):
+            raise answer
+        assert isinstance(answer, Delivered | Retry | Drop)
+        if isinstance(answer, Delivered):
+            request = ExportTraceServiceRequest.FromString(sealed.body)
+            self.spans += [s for r in request.resource_spans for scope in r.scope_spans for s in scope.spans]
+        return answer
+
+
+class Sending:
+    """A sender on a script, with its account."""
+
+    def __init__(self, script: Script, executor: ThreadPoolExecutor, **options: Any) -> None:
+        self.account: Account = Ledger().account("otlp_http", "traces")
+        self.telemetry = Telemetry()
+        self.script = script
+        limits = {"flush_timeout": 0.001, "max_items": 1, **options.pop("batch", {})}
+        retry = {"initial_interval": 0.001, "max_interval": 0.002, **options.pop("retry", {})}
+        self.sender = Sender(
+            queue=QueueConfig(batch=BatchConfig(**limits), **options),
+            retry=RetryConfig(**retry),
+            compress=uncompressed,
+            transport=script,
+            account=self.account,
+            telemetry=self.telemetry,
+            executor=executor,
+        )
+
+    def books(self) -> tuple[int, int, dict[str, int], dict[str, int], int]:
+        account = self.account
+        return account.accepted, account.delivered, dict(account.rejected), dict(account.dropped), account.held
+
+
+@pytest.fixture
+def executor() -> Any:
+    with ThreadPoolExecutor(1) as pool:
+        yield pool
+
+
+async def test_what_is_delivered_is_booked(executor: ThreadPoolExecutor) -> None:
+    sending = Sending(Script(lambda _: Delivered()), executor)
+    await sending.sender.start()
+    sending.sender.consume(batch(1, 2, 3))
+    assert sending.account.held == 3
+    await sending.sender.stop(5)
+    assert sending.books() == (3, 3, {}, {}, 0)
+    assert [len(span.name) for span in sending.script.spans] == [1, 2, 3]
+
+
+async def test_a_failed_attempt_is_repeated_with_the_same_bytes(executor: ThreadPoolExecutor) -> None:
+    outcomes: list[Outcome] = [Retry("http_503", "busy"), Retry("connection", "refused"), Delivered()]
+    sending = Sending(Script(lambda _: outcomes.pop(0)), executor)
+    await sending.sender.start()
+    sending.sender.consume(batch(1))
+    await sending.sender.stop(5)
+    assert sending.books() == (1, 1, {}, {}, 0)
+    assert len({attempt.body for attempt in sending.script.attempts}) == 1
+    assert sending.telemetry.counted("stem_agent.exporter.retries", exporter="otlp_http") == 2
+
+
+@pytest.mark.parametrize(
+    ("answer", "options", "rejected", "dropped"),
+    [
+        (Drop("http_400", ""), {}, {}, {"http_400": 1}),
+        (Delivered(rejected=1), {}, {"partial_success": 1}, {}),
+        (Delivered(rejected=99), {}, {"partial_success": 1}, {}),
+        (Retry("http_503", ""), {"retry": {"enabled": False}}, {}, {RETRIES_EXHAUSTED: 1}),
+        (Retry("http_503", ""), {"retry": {"max_elapsed_time": 0.0001}}, {}, {RETRIES_EXHAUSTED: 1}),
+        (RuntimeError("a fault of ours"), {}, {}, {INTERNAL_ERROR: 1}),
+    ],
+)
+async def test_every_other_end_has_its_reason(
+    executor: ThreadPoolExecutor, answer: Any, options: Any, rejected: Any, dropped: Any
+) -> None:
+    sending = Sending(Script(lambda _: answer), executor, **options)
+    await sending.sender.start()
+    sending.sender.consume(batch(1))
+    await sending.sender.stop(5)
+    assert sending.books() == (1, 0, rejected, dropped, 0)
+
+
+async def test_a_full_queue_drops_the_oldest_and_counts(executor: ThreadPoolExecutor) -> None:
+    gate = asyncio.Event()
+    script = Script(lambda _: Delivered() if gate.is_set() else None)
+    sending = Sending(script, executor, queue_size=3000)
+    await sending.sender.start()
+    sending.sender.consume(batch(1))
+    await script.called.wait()  # the first is under way and hangs; the others have to share the queue
+    for size in range(1000, 1010):
+        sending.sender.consume(batch(size))
+    assert sending.sender.queued_bytes <= 3000
+    assert sending.account.dropped == {QUEUE_OVERFLOW: 8}
+    assert sending.account.held == 3
+    gate.set()
+    await sending.sender.stop(0.05)
+    assert sending.account.held == 0
+
+
+async def test_a_stop_under_a_hanging_destination_keeps_its_deadline(executor: ThreadPoolExecutor) -> None:
+    sending = Sending(Script(lambda _: None), executor)
+    await sending.sender.start()
+    sending.sender.consume(batch(1, 2, 3))
+    await sending.script.called.wait()
+    await sending.sender.stop(0.01)
+    assert sending.books() == (3, 0, {}, {SHUTDOWN: 3}, 0)
+
+
+async def test_a_stop_tries_a_waiting_batch_once_more_at_once(executor: ThreadPoolExecutor) -> None:
+    outcomes: list[Outcome] = [Retry("http_503", "", after=3600.0), Delivered()]
+    sending = Sending(
+        Script(lambda _: outcomes.pop(0)), executor, retry={"max_interval": 3600.0, "max_elapsed_time": 0.0}
+    )
+    await sending.sender.start()
+    sending.sender.consume(batch(1))
+    await sending.script.called.wait()
+    await sending.sender.stop(5)
+    assert sending.books() == (1, 1, {}, {}, 0)
+
+
+async def test_age_alone_closes_a_batch(executor: ThreadPoolExecutor) -> None:
+    sending = Sending(Script(lambda _: Delivered()), executor, batch={"max_items": 1000})
+    await sending.sender.start()
+    sending.sender.consume(batch(1))
+    await sending.script.called.wait()
+    await sending.sender.stop(5)
+    assert sending.books() == (1, 1, {}, {}, 0)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.data())
+def test_the_ledger_always_adds_up(data: st.DataObject) -> None:
+    """Random answers, sizes, queue limits and a stop at a random moment: the sum holds, and agrees with the server."""
+
+    async def play() -> None:
+        chance = data.draw(st.randoms(use_true_random=False))
+        answers: list[Outcome | Exception | None] = [
+            Delivered(),
+            Delivered(rejected=1),
+            Retry("http_503", ""),
+            Drop("http_400", ""),
+            RuntimeError("oops"),
+            None,
+        ]
+        weights = (10, 2, 5, 2, 1, data.draw(st.sampled_from([0, 1])))
+        script = Script(lambda _: chance.choices(answers, weights)[0])
+        with ThreadPoolExecutor(2) as executor:
+            sending = Sending(
+                script,
+                executor,
+                queue_size=data.draw(st.integers(200, 5000)),
+                num_consumers=data.draw(st.integers(1, 3)),
+                batch={"max_items": data.draw(st.integers(1, 5))},
+            )
+            await sending.sender.start()
+            accepted = 0
+            for _ in range(data.draw(st.integers(0, 20))):
+                sizes = [chance.randrange(200) for _ in range(chance.randrange(1, 6))]
+                sending.sender.consume(batch(*sizes))
+                accepted += len(sizes)
+                assert sending.account.held >= 0
+                await asyncio.sleep(0)
+            await sending.sender.stop(0.02)
+        account = sending.account
+        assert account.accepted == accepted
+        assert account.held == 0
+        assert account.delivered + account.lost == accepted
+        assert account.delivered == len(script.spans) - account.rejected.total()
+
+    asyncio.run(play())
