@@ -58,11 +58,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         log(logging.INFO, "stem-agent starting", {"version": __version__, **_shape(self._config)})
-        try:
-            await self.graph.start()
-        except BaseException:
-            await self.graph.stop(0)
-            raise
+        await self.graph.start()
         self._start_self_metrics()
         log(logging.INFO, "stem-agent running", {})
         await self._stop.wait()

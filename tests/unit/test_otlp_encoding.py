@@ -110,9 +110,9 @@ def test_log_records_are_read_back(time: int, observed: int, body: str) -> None:
     expected = LogRecord(
         time_unix_nano=time,
         observed_time_unix_nano=observed,
-        severity_number=LogRecord.DESCRIPTOR.fields_by_name["severity_number"].enum_type.values_by_name[
-            "SEVERITY_NUMBER_INFO"
-        ].number,
+        severity_number=LogRecord.DESCRIPTOR.fields_by_name["severity_number"]
+        .enum_type.values_by_name["SEVERITY_NUMBER_INFO"]
+        .number,
         severity_text="INFO",
         body=AnyValue(string_value=body),
         attributes=[KeyValue(key="k", value=AnyValue(string_value="v"))],

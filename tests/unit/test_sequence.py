@@ -70,6 +70,20 @@ def test_closing_tells_every_hole_that_is_left() -> None:
     assert list(tracker.close()) == []
 
 
+def test_numbers_before_the_first_one_heard_are_new_once_and_never_a_gap() -> None:
+    tracker = SequenceTracker()
+    assert observe(tracker, 5, 2, 3, 2, 4, 1) == [True, True, True, False, True, True]
+    assert missing(tracker) == []
+
+
+@given(st.lists(st.integers(1, 60), min_size=1, max_size=80))
+def test_every_number_is_new_exactly_once_in_any_order(numbers: list[int]) -> None:
+    tracker = SequenceTracker()
+    assert sum(observe(tracker, *numbers)) == len(set(numbers))
+    lost = {n for first, last in missing(tracker) for n in range(first, last + 1)}
+    assert lost == {n for n in range(numbers[0], max(numbers)) if n not in numbers}
+
+
 @given(st.lists(st.integers(2, 60), max_size=80), st.randoms(use_true_random=False))
 def test_heard_and_missing_always_add_up(numbers: list[int], chance: random.Random) -> None:
     tracker = SequenceTracker()

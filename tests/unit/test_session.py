@@ -7,9 +7,7 @@ from hypothesis import strategies as st
 from agent.receivers.stem_signals.session import Login, Session, Subscription, command
 
 
-def session(
-    *subscriptions: Subscription, login: Login | None = None
-) -> tuple[Session, list[tuple[bytes, bytes]]]:
+def session(*subscriptions: Subscription, login: Login | None = None) -> tuple[Session, list[tuple[bytes, bytes]]]:
     heard: list[tuple[bytes, bytes]] = []
     wanted = subscriptions or (Subscription(("a:*",), pattern=True),)
     return Session(login or Login(None, None, 0), wanted, lambda c, p: heard.append((c, p))), heard

@@ -103,7 +103,8 @@ async def subscribe(
             )
             await asyncio.wait((connection.subscribed, connection.ended), return_when=asyncio.FIRST_COMPLETED)
     except TimeoutError:
-        raise Refused(f"no answer within {timeout:g} s", heals=True) from None
+        hint = " (is it a tls port?)" if tls else ""
+        raise Refused(f"no answer within {timeout:g} s{hint}", heals=True) from None
     except ssl.SSLCertVerificationError as error:
         raise Refused(f"certificate not trusted: {error.verify_message}", heals=False) from error
     except ssl.SSLError as error:

@@ -22,14 +22,15 @@ class _Numbering:
     highest: int
     seen_ns: int
     holes: dict[int, tuple[int, int]] = field(default_factory=dict)  # first -> (last, noticed at)
+    before: dict[int, tuple[int, int]] = field(default_factory=dict)  # the same, for what was never promised
 
 
 class SequenceTracker:
     """Follows the numbering of every boot it hears.
 
-    A hole is given `grace` seconds to be filled by a signal that was overtaken, then it is a `Gap`. The first number
-    heard of a boot is believed: whoever subscribes late has lost nothing that was promised. A boot silent for `ttl`
-    seconds is forgotten.
+    A hole is given `grace` seconds to be filled by a signal that was overtaken, then it is a `Gap`. What lies before the
+    first number heard of a boot is no gap, because whoever subscribes late was promised nothing; but it may have been
+    overtaken too, and is then as new as any. A boot silent for `ttl` seconds is forgotten.
     """
 
     def __init__(self, *, grace: float = 1.0, ttl: float = 3600.0) -> None:
@@ -43,7 +44,9 @@ class SequenceTracker:
         key = (namespace, emitter, boot)
         numbering = self._boots.get(key)
         if numbering is None:
-            self._boots[key] = _Numbering(namespace, emitter, boot, seq, now_ns)
+            numbering = self._boots[key] = _Numbering(namespace, emitter, boot, seq, now_ns)
+            if seq > 1:
+                numbering.before[1] = (seq - 1, now_ns)
             return True
         numbering.seen_ns = now_ns
         expected = numbering.highest + 1
@@ -53,19 +56,7 @@ class SequenceTracker:
                 self._with_holes.add(key)
             numbering.highest = seq
             return True
-        return self._fill(numbering, seq)
-
-    @staticmethod
-    def _fill(numbering: _Numbering, seq: int) -> bool:
-        for first, (last, noticed_ns) in numbering.holes.items():
-            if first <= seq <= last:
-                del numbering.holes[first]
-                if first < seq:
-                    numbering.holes[first] = (seq - 1, noticed_ns)
-                if seq < last:
-                    numbering.holes[seq + 1] = (last, noticed_ns)
-                return True
-        return False
+        return _fill(numbering.holes, seq) or _fill(numbering.before, seq)
 
     def tick(self, now_ns: int) -> Iterator[Gap]:
         """Yield the holes whose grace is over; forget boots that fell silent long ago."""
@@ -90,3 +81,16 @@ class SequenceTracker:
                 yield Gap(numbering.namespace, numbering.emitter, numbering.boot, first, last, noticed_ns)
             numbering.holes.clear()
         self._with_holes.clear()
+
+
+def _fill(holes: dict[int, tuple[int, int]], seq: int) -> bool:
+    """Take a number out of the hole it is in; return whether there was one."""
+    for first, (last, noticed_ns) in holes.items():
+        if first <= seq <= last:
+            del holes[first]
+            if first < seq:
+                holes[first] = (seq - 1, noticed_ns)
+            if seq < last and len(holes) < MAX_HOLES:
+                holes[seq + 1] = (last, noticed_ns)
+            return True
+    return False

