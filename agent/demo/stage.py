@@ -90,13 +90,13 @@ class Stage:
             config = directory / "agent.yaml"
             config.write_text(AGENT_YAML.format(redis=url, endpoint=sink.url), encoding="utf-8")
             agent = await stack.enter_async_context(
-                _process("agent", ["agent", "run", "--config", str(config)], directory)
+                spawn("agent", ["agent", "run", "--config", str(config)], directory)
             )
-            await _subscribed(url, agent)
+            await subscribed(url, agent)
             truth = directory / "truth.json"
             options = ["--url", url, "--rate", str(self.rate), "--workers", str(self.workers)]
             options += ["--seed", str(self.seed), "--truth", str(truth)]
-            fleet = await stack.enter_async_context(_process("fleet", ["agent.demo.fleet", *options], directory))
+            fleet = await stack.enter_async_context(spawn("fleet", ["agent.demo.fleet", *options], directory))
             self.say(f"agent and fleet run: {self.workers} workers, about {self.rate:g} tasks/s; Ctrl-C ends the demo")
             await self._watch(sink, [agent, fleet])
             self.say("stopping the fleet: every task finds its end ...")
@@ -166,7 +166,7 @@ class Process:
 
 
 @contextlib.asynccontextmanager
-async def _process(name: str, module: Sequence[str], directory: Path) -> AsyncIterator[Process]:
+async def spawn(name: str, module: Sequence[str], directory: Path) -> AsyncIterator[Process]:
     log = directory / f"{name}.log"
     with log.open("wb") as stream:
         # A session of its own: Ctrl-C reaches the demo alone, which then stops everything in order.
@@ -181,7 +181,7 @@ async def _process(name: str, module: Sequence[str], directory: Path) -> AsyncIt
                 await child.wait()
 
 
-async def _subscribed(url: str, agent: Process) -> None:
+async def subscribed(url: str, agent: Process) -> None:
     """Wait until the agent listens: what is published before that is lost by design of pub/sub."""
     client = redis.asyncio.Redis.from_url(url)
     try:

@@ -1,0 +1,256 @@
+"""The agent as operators meet it: a process, its exit code, and what it prints."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+
+import pytest
+import redis.asyncio
+
+from tests.conftest import ObservedSink
+from tests.integration.test_whole_path import publish
+from tests.support import Story
+
+Write = Callable[[str], Path]
+
+
+class Child:
+    """`stem-agent` in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    async def until(self, text: str) -> str:
+        """Read lines until one has `text`."""
+        assert self.process.stderr
+        async with asyncio.timeout(20):
+            while line := (await self.process.stderr.readline()).decode():
+                self.lines.append(line)
+                if text in line:
+                    return line
+        raise AssertionError(f"{text!r} was never printed: {''.join(self.lines)}")
+
+    async def end(self, *signals: signal.Signals) -> int:
+        """Send the signals and return the exit code."""
+        assert self.process.stderr
+        for number in signals:
+            self.process.send_signal(number)
+        async with asyncio.timeout(20):
+            self.lines += (await self.process.stderr.read()).decode().splitlines(keepends=True)
+            return await self.process.wait()
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+
+Start = Callable[..., AsyncIterator[Child]]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Callable[..., "asyncio.Future[Child]"]]:
+    children: list[asyncio.subprocess.Process] = []
+
+    async def run(*arguments: str, **environ: str) -> Child:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "agent",
+            *arguments,
+            stderr=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            env={"PATH": "/usr/bin:/bin", **environ},
+        )
+        children.append(process)
+        return Child(process)
+
+    yield run  # type: ignore[misc]
+    for process in children:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+        process._transport.close()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_a_stop_delivers_everything_and_exits_with_0(
+    start: Callable[..., "asyncio.Future[Child]"],
+    write: Write,
+    yaml: str,
+    sink: ObservedSink,
+    client: "redis.asyncio.Redis",
+    namespace: str,
+    number: signal.Signals,
+) -> None:
+    slow = f"otlp_http/slow: {{endpoint: '{sink.url}', sending_queue: {{batch: {{flush_timeout: 1h}}}}}}"
+    text = yaml.replace("exporters:\n", f"exporters:\n  {slow}\n", 1)
+    text = text.replace(
+        "traces: {receivers: [correlate], exporters: [otlp_http]",
+        "traces: {receivers: [correlate], exporters: [otlp_http/slow]",
+    )
+    agent = await start("run", "--config", str(write(text)))
+    await agent.until("stem-agent running")
+    await publish(client, namespace, Story().run())
+    await sink.until(lambda: len(sink.logs) == 4)
+    assert not sink.spans
+    assert await agent.end(number) == 0
+    assert len(sink.spans) == 3
+    assert len(sink.logs) == 4
+    assert sink.sums("stem.tasks.succeeded").total() == 1
+    assert "lost=0" in agent.lines[-1]
+
+
+async def test_what_cannot_be_delivered_is_told_and_exits_with_4(
+    start: Callable[..., "asyncio.Future[Child]"],
+    write: Write,
+    yaml: str,
+    sink: ObservedSink,
+    client: "redis.asyncio.Redis",
+    namespace: str,
+) -> None:
+    await sink.stop()
+    text = yaml.replace("service:\n", "service:\n  shutdown_timeout: 500ms\n")
+    agent = await start("run", "-c", str(write(text)))
+    await agent.until("stem-agent running")
+    await publish(client, namespace, Story().run())
+    await agent.until("delivery failed; will retry")
+    assert await agent.end(signal.SIGTERM) == 4
+    assert "not delivered before shutdown_timeout" in agent.output
+    assert "kind=traces accepted=3 delivered=0 rejected=0" in agent.output
+
+
+async def test_open_attempts_are_told_at_the_stop(
+    start: Callable[..., "asyncio.Future[Child]"],
+    write: Write,
+    yaml: str,
+    sink: ObservedSink,
+    client: "redis.asyncio.Redis",
+    namespace: str,
+) -> None:
+    agent = await start("run", "-c", str(write(yaml)))
+    await agent.until("stem-agent running")
+    await publish(client, namespace, Story().run()[:2])
+    await sink.until(lambda: len(sink.logs) == 2)
+    assert await agent.end(signal.SIGTERM) == 4
+    assert "dropped open attempts; their spans will be missing" in agent.output
+
+
+async def test_a_second_signal_ends_the_drain(
+    start: Callable[..., "asyncio.Future[Child]"],
+    write: Write,
+    yaml: str,
+    sink: ObservedSink,
+    client: "redis.asyncio.Redis",
+    namespace: str,
+) -> None:
+    await sink.stop()
+    agent = await start("run", "-c", str(write(yaml.replace("service:\n", "service:\n  shutdown_timeout: 1h\n"))))
+    await agent.until("stem-agent running")
+    await publish(client, namespace, Story().run())
+    await agent.until("delivery failed; will retry")
+    agent.process.send_signal(signal.SIGTERM)
+    await agent.until("stopping: draining")
+    assert await agent.end(signal.SIGTERM) == 4
+
+
+async def test_the_agent_tells_about_itself_over_otlp(
+    start: Callable[..., "asyncio.Future[Child]"],
+    write: Write,
+    yaml: str,
+    sink: ObservedSink,
+    client: "redis.asyncio.Redis",
+    namespace: str,
+) -> None:
+    text = yaml.replace("metrics: {exporter: none}", "metrics: {interval: 200ms}, logs: {format: json}")
+    agent = await start("run", "-c", str(write(text)))
+    await agent.until('"message": "stem-agent running"')
+    await publish(client, namespace, [b"nonsense", *Story().run()])
+    await sink.until(lambda: sink.own("stem_agent.signals.lost").total() == 1)
+    await sink.until(lambda: sink.own("stem_agent.items.delivered", "signal")[("traces",)] == 3)
+    assert sink.own("stem_agent.signals.lost", "reason") == {("decode",): 1}
+    assert sink.resources["own_metrics"]["service.name"] == "stem-agent"
+    assert "stem_agent.process.memory.usage" in sink.own_metrics
+    assert await agent.end(signal.SIGTERM) == 0
+
+
+async def test_without_a_file_stems_variables_are_enough(
+    start: Callable[..., "asyncio.Future[Child]"],
+    sink: ObservedSink,
+    client: "redis.asyncio.Redis",
+    namespace: str,
+    redis_url: str,
+) -> None:
+    agent = await start(
+        "run",
+        STEM_BROKER_URL=redis_url,
+        STEM_WORKER_NAMESPACE=namespace,
+        STEM_EMITTER="pod-1",
+        STEM_OTLP_ENDPOINT=sink.url,
+        OTEL_RESOURCE_ATTRIBUTES="team=payments",
+    )
+    await agent.until("stem-agent running")
+    await publish(client, namespace, Story().run())
+    await sink.until(lambda: len(sink.spans) == 3)
+    assert await agent.end(signal.SIGTERM) == 0
+    assert sink.resources["traces"]["team"] == "payments"
+
+
+async def test_a_refused_password_exits_with_78_and_one_line(
+    start: Callable[..., "asyncio.Future[Child]"], write: Write, yaml: str, redis_url: str
+) -> None:
+    text = yaml.replace("redis://", "redis://nobody:hunter2@")
+    agent = await start("run", "-c", str(write(text)))
+    assert await agent.end() == 78
+    assert "error: stem_signals: redis 127.0.0.1:" in agent.lines[-1]
+    assert "refused user nobody: WRONGPASS" in agent.lines[-1]
+    assert "hunter2" not in agent.output
+    assert "Traceback" not in agent.output
+
+
+BROKEN = [
+    ("", "expected the keys receivers"),
+    ("receivers: [", "not valid YAML"),
+    ("receivers: {stem_signals: {url: 7}}\nservice: 5\n", "service: found '5', expected a mapping"),
+    ("\x00", "not valid YAML"),
+    ("service: {pipelines: {signals: [a]}}", "service.pipelines.signals: found a list, expected a mapping"),
+    ("service: {telemetry: {metrics: {exporter: nope}}}", "service.pipelines: required, but missing"),
+]
+
+
+@pytest.mark.parametrize(("text", "expected"), BROKEN)
+@pytest.mark.parametrize("command", ["run", "validate"])
+async def test_a_broken_file_exits_with_78_and_no_traceback(
+    start: Callable[..., "asyncio.Future[Child]"], write: Write, text: str, expected: str, command: str
+) -> None:
+    agent = await start(command, "--config", str(write(text)))
+    assert await agent.end() == 78
+    assert expected in agent.output
+    assert "agent.yaml:1:" in agent.output or "agent.yaml:2:" in agent.output
+    assert "Traceback" not in agent.output
+
+
+async def test_a_good_file_is_valid(start: Callable[..., "asyncio.Future[Child]"], write: Write, yaml: str) -> None:
+    agent = await start("validate", "--config", str(write(yaml)))
+    assert await agent.end() == 0
+    assert agent.process.stdout
+    assert (await agent.process.stdout.read()).decode().endswith("agent.yaml: ok\n")
+
+
+async def test_an_unknown_self_metrics_exporter_is_an_error(
+    start: Callable[..., "asyncio.Future[Child]"], write: Write, yaml: str
+) -> None:
+    agent = await start("validate", "-c", str(write(yaml.replace("exporter: none", "exporter: nope"))))
+    assert await agent.end() == 78
+    assert "service.telemetry.metrics.exporter: found 'nope'" in agent.output
+
+
+async def test_the_demo_accounts_for_every_task(start: Callable[..., "asyncio.Future[Child]"]) -> None:
+    demo = await start("demo", "--duration", "3s", "--rate", "80")
+    assert demo.process.stdout
+    printed = (await demo.process.stdout.read()).decode()
+    assert await demo.end() == 0, demo.output + printed
+    assert "is accounted for" in printed
+    assert "DIFFERS" not in printed
