@@ -29,15 +29,17 @@ demo: $(VENV)/.demo ## the main job on an embedded Valkey; ARGS="--duration 20s"
 test: $(VENV)/.dev ## all tests, on a real Valkey and a real OTLP server; ARGS="-k name"
 	@$(BIN)/python -m pytest -n auto $(ARGS)
 
-check: $(VENV)/.dev ## ruff, mypy strict, import layers
+check: $(VENV)/.dev ## ruff, mypy strict, import layers, generated tables
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+	$(BIN)/python -m agent.options --check
 
-format: $(VENV)/.dev ## let ruff format and mend what it can
+format: $(VENV)/.dev ## let ruff format and mend what it can; write generated tables
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
+	$(BIN)/python -m agent.options --write
 
 bench: $(VENV)/.dev ## CPU per signal and memory of the agent process; ARGS="--tasks 50000"
 	@$(BIN)/python -m tests.benchmarks.bench $(ARGS)

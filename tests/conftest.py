@@ -99,6 +99,13 @@ def yaml(redis_url: str, namespace: str, sink: ObservedSink) -> str:
     return YAML.format(url=redis_url, namespace=namespace, endpoint=sink.url)
 
 
+async def until(predicate: Callable[[], bool]) -> None:
+    """Wait for a state that announces itself to nobody, such as a counter."""
+    async with asyncio.timeout(PATIENCE_SECONDS):
+        while not predicate():  # noqa: ASYNC110 - see above; the timeout bounds it, and nothing depends on its pace
+            await asyncio.sleep(0.005)
+
+
 Running = Callable[[str], contextlib.AbstractAsyncContextManager[Agent]]
 
 
@@ -107,14 +114,14 @@ def running() -> Running:
     """Runs a configuration in this process, and checks that it leaves no task behind."""
 
     @contextlib.asynccontextmanager
-    async def run(text: str, timeout: float = 5.0) -> AsyncIterator[Agent]:
+    async def run(text: str, within: float = 5.0) -> AsyncIterator[Agent]:
         before = asyncio.all_tasks()
         agent = Agent(parse(text, {}), {})
         await agent.graph.start()
         try:
             yield agent
         finally:
-            await agent.graph.stop(timeout)
+            await agent.graph.stop(within)
             await asyncio.sleep(0)
             left = {task.get_name() for task in asyncio.all_tasks() - before if "aiohttp" not in repr(task)}
             left = {name for name in left if ": " in name}

@@ -3,6 +3,7 @@
 from enum import Enum
 from typing import NamedTuple
 
+from agent.correlate import ids
 from agent.correlate.origin import Origin
 from agent.stem.catalogue import SignalName, TaskState
 
@@ -69,6 +70,7 @@ class Attempt:
         "finished_ns",
         "finished_state",
         "key",
+        "log_frame",
         "namespace",
         "number",
         "numbered",
@@ -79,6 +81,7 @@ class Attempt:
         "queue",
         "received_ns",
         "settled",
+        "span_id",
         "started_ns",
         "task",
         "task_id",
@@ -108,6 +111,8 @@ class Attempt:
         self.numbered = False
         self.told = 0
         self.settled = False
+        self.span_id = ids.span_id("process", *key)
+        self.log_frame: tuple[bytes, bytes] | None = None  # attributes and context that all its log records share
 
     def end(self, kind: EndKind, ending: Ending) -> None:
         """Merge an ending signal; of two reports of the same ending the earlier one holds."""

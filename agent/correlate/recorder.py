@@ -58,7 +58,7 @@ class Recorder:
         labels = self._labels_of(settled.attempt)
         exemplar = None
         if settled.origin.sampled or not self._config.honor_sampled:
-            exemplar = Exemplar(settled.origin.trace_id, settled.process_id)
+            exemplar = Exemplar(settled.origin.trace_id, settled.attempt.span_id)
             if with_send:
                 self.spans.append(spans.send_span(settled, labels))
             if settled.ready_ns and self._config.wait_spans:
@@ -150,15 +150,17 @@ class Recorder:
         body: str,
         extra: bytes = b"",
     ) -> None:
-        attributes = self._labels_of(attempt).log + logs.attempt_attributes(attempt) + extra
-        context = encode_context(origin.trace_id, ids.span_id("process", *attempt.key), origin.flags)
+        if attempt.log_frame is None:
+            attributes = self._labels_of(attempt).log + logs.attempt_attributes(attempt)
+            attempt.log_frame = (attributes, encode_context(origin.trace_id, attempt.span_id, origin.flags))
+        attributes, context = attempt.log_frame
         self.log.write(
             log_event,
             subject=attempt.key,
             time_ns=time_ns,
             now_ns=now_ns,
             body=body,
-            attributes=attributes,
+            attributes=attributes + extra,
             context=context,
         )
 

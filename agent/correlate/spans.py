@@ -60,11 +60,6 @@ class Settled(NamedTuple):
     end_reason: str
 
     @property
-    def process_id(self) -> bytes:
-        """Span id of the attempt."""
-        return ids.span_id("process", *self.attempt.key)
-
-    @property
     def failed(self) -> bool:
         """Whether the span's status is Error."""
         return self.kind in {EndKind.FAILED, EndKind.RETRIED}

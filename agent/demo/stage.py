@@ -167,6 +167,7 @@ class Process:
 
 @contextlib.asynccontextmanager
 async def spawn(name: str, module: Sequence[str], directory: Path) -> AsyncIterator[Process]:
+    """Run a Python module as long as the context lasts; what it prints goes to `<name>.log` in the directory."""
     log = directory / f"{name}.log"
     with log.open("wb") as stream:
         # A session of its own: Ctrl-C reaches the demo alone, which then stops everything in order.

@@ -11,7 +11,7 @@ from aiohttp import web
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
 
 from agent.core.errors import StartupError
-from tests.conftest import ObservedSink, Running
+from tests.conftest import ObservedSink, Running, until
 from tests.integration.test_whole_path import publish
 from tests.support import Story
 
@@ -38,9 +38,9 @@ async def test_an_endpoint_that_is_away_gets_everything_when_it_comes_back(
     await sink.stop()
     async with running(yaml) as agent:
         await publish(client, namespace, Story().run())
-        async with asyncio.timeout(20):
-            while not agent.telemetry.counted("stem_agent.exporter.retries", kind="traces", reason="connection"):
-                await asyncio.sleep(0.01)
+        await until(
+            lambda: bool(agent.telemetry.counted("stem_agent.exporter.retries", kind="traces", reason="connection"))
+        )
         assert agent.ledger.account("otlp_http", "traces").held == 3
         await sink.start(port)
         await sink.until(lambda: len(sink.spans) == 3 and len(sink.logs) == 4)
@@ -89,9 +89,7 @@ async def test_a_redirect_is_not_followed(
     sink.answer = redirect
     async with running(yaml) as agent:
         await publish(client, namespace, Story().run())
-        async with asyncio.timeout(20):
-            while not agent.ledger.account("otlp_http", "traces").dropped:
-                await asyncio.sleep(0.01)
+        await until(lambda: bool(agent.ledger.account("otlp_http", "traces").dropped))
     assert dict(agent.ledger.account("otlp_http", "traces").dropped) == {"redirect": 3}
     assert not elsewhere.requests
     await elsewhere.stop()
@@ -180,9 +178,7 @@ async def test_tls_is_verified_against_the_ca_file(
         await secure.until(lambda: len(secure.spans) == 3)
     async with running(text, 0.2) as distrusting:
         await publish(client, namespace, Story().run())
-        async with asyncio.timeout(20):
-            while not distrusting.telemetry.counted("stem_agent.exporter.retries", reason="connection"):
-                await asyncio.sleep(0.01)
+        await until(lambda: bool(distrusting.telemetry.counted("stem_agent.exporter.retries", reason="connection")))
     assert distrusting.ledger.account("otlp_http", "traces").delivered == 0
     await secure.stop()
 

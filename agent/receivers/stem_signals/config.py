@@ -1,13 +1,18 @@
 """What an operator writes about `stem_signals`."""
 
 import ssl
-from typing import Annotated
+from typing import Annotated, Any
 
-from pydantic import Field, field_validator
+from pydantic import BeforeValidator, Field, field_validator
 
 from agent.core.errors import StartupError
 from agent.settings.model import Config, Env
 from agent.settings.types import ByteSize, Duration, Flag, RedisAddress, RedisUrl, expected
+
+
+def _as_stem_reads_it(value: Any) -> Any:
+    """Stem takes `1` for true in this variable (`packages/stem/lib/src/security/tls.dart`)."""
+    return {"1": "true", "0": "false"}.get(value, value) if isinstance(value, str) else value
 
 
 class RedisTls(Config):
@@ -22,7 +27,7 @@ class RedisTls(Config):
     key_file: Annotated[str | None, Env("STEM_TLS_CLIENT_KEY")] = Field(
         None, description="PEM file of the client's private key"
     )
-    insecure_skip_verify: Annotated[Flag, Env("STEM_TLS_ALLOW_INSECURE")] = Field(
+    insecure_skip_verify: Annotated[Flag, Env("STEM_TLS_ALLOW_INSECURE"), BeforeValidator(_as_stem_reads_it)] = Field(
         default=False, description="accept any certificate; for tests only"
     )
 

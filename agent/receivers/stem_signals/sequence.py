@@ -22,7 +22,7 @@ class _Numbering:
     highest: int
     seen_ns: int
     holes: dict[int, tuple[int, int]] = field(default_factory=dict)  # first -> (last, noticed at)
-    before: dict[int, tuple[int, int]] = field(default_factory=dict)  # the same, for what was never promised
+    before: dict[int, tuple[int, int]] = field(default_factory=dict)  # never promised
 
 
 class SequenceTracker:

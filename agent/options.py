@@ -1,0 +1,96 @@
+"""The README's table of options, generated from the configuration models: `python -m agent.options [--check|--write]`."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from types import NoneType
+from typing import Any, get_args
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from agent.configuration import ServiceConfig
+from agent.registry import SECTIONS
+from agent.settings.model import Env
+
+README = Path(__file__).parents[1] / "README.md"
+BEGIN, END = "<!-- options: ", "<!-- options end -->"
+_DURATIONS = ((3600.0, "h"), (60.0, "m"), (1.0, "s"), (0.001, "ms"))
+_SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
+
+def tables() -> str:
+    """Return one table per component, and one for `service`."""
+    parts = []
+    for section, types in SECTIONS.items():
+        for name, component in types.items():
+            parts.append(_table(f"`{section}: {name}`", component.config))
+    parts.append(_table("`service`", ServiceConfig))
+    return "\n".join(parts)
+
+
+def _table(title: str, model: type[BaseModel]) -> str:
+    purpose = (model.__doc__ or "").splitlines()[0]
+    rows = "\n".join(f"| {' | '.join(row)} |" for row in _rows(model, ""))
+    return f"{title}: {purpose}\n\n| option | default | variable | meaning |\n| --- | --- | --- | --- |\n{rows}\n"
+
+
+def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
+    for name, info in model.model_fields.items():
+        nested = info.annotation
+        if isinstance(nested, type) and issubclass(nested, BaseModel):
+            yield from _rows(nested, f"{prefix}{name}.")
+            continue
+        env = next((mark for mark in info.metadata if isinstance(mark, Env)), None)
+        variables = ", ".join(f"`{variable}`" for variable in env.names) if env else ""
+        meaning = (info.description or "").replace("|", "\\|")
+        yield f"`{prefix}{name}`", _default(info), variables, meaning + _choices(info)
+
+
+def _default(info: FieldInfo) -> str:
+    value: Any = info.get_default(call_default_factory=True, validated_data={})
+    if value is PydanticUndefined:
+        return "required"
+    kind = _kind(info)
+    if value in (None, (), {}):
+        text = ""
+    elif isinstance(value, bool):
+        text = str(value).lower()
+    elif kind == "duration":
+        text = next((f"{value / unit:g}{name}" for unit, name in _DURATIONS if value >= unit), "0")
+    elif kind == "size":
+        text = next((f"{value // unit}{name}" for unit, name in _SIZES if value >= unit), str(value))
+    else:
+        text = str(value)
+    return f"`{text}`" if text else ""
+
+
+def _kind(info: FieldInfo) -> str:
+    names = {getattr(getattr(mark, "func", None), "__name__", "") for mark in info.metadata}
+    return "duration" if "parse_duration" in names else "size" if "parse_size" in names else ""
+
+
+def _choices(info: FieldInfo) -> str:
+    choices = [choice for choice in get_args(info.annotation) if isinstance(choice, str)]
+    is_choice = choices and NoneType not in get_args(info.annotation)
+    return f" ({', '.join(f'`{choice}`' for choice in choices)})" if is_choice else ""
+
+
+def main() -> None:
+    """Print the tables, or with `--write` put them into the README, or with `--check` fail if it differs."""
+    text = README.read_text(encoding="utf-8")
+    head, begin, rest = text.partition(BEGIN)
+    comment, _, _ = rest.partition("\n")
+    _, end, tail = rest.partition(END)
+    updated = f"{head}{begin}{comment}\n{tables()}{end}{tail}"
+    if "--write" in sys.argv:
+        README.write_text(updated, encoding="utf-8")
+    elif "--check" not in sys.argv:
+        sys.stdout.write(tables())
+    elif updated != text:
+        sys.exit("the options in README.md differ from the code; run: python -m agent.options --write")
+
+
+if __name__ == "__main__":
+    main()
