@@ -28,9 +28,9 @@ class _Numbering:
 class SequenceTracker:
     """Follows the numbering of every boot it hears.
 
-    A hole is given `grace` seconds to be filled by a signal that was overtaken, then it is a `Gap`. What lies before the
-    first number heard of a boot is no gap, because whoever subscribes late was promised nothing; but it may have been
-    overtaken too, and is then as new as any. A boot silent for `ttl` seconds is forgotten.
+    A hole is given `grace` seconds to be filled by a signal that was overtaken, then it is a `Gap`. What lies before
+    the first number heard of a boot is no gap, because whoever subscribes late was promised nothing; but it may have
+    been overtaken too, and is then as new as any. A boot silent for `ttl` seconds is forgotten.
     """
 
     def __init__(self, *, grace: float = 1.0, ttl: float = 3600.0) -> None:
