@@ -1,4 +1,4 @@
-"""The README's table of options, generated from the configuration models: `python -m agent.options [--check|--write]`."""
+"""The README's table of options, made from the configuration models: `python -m agent.options [--check|--write]`."""
 
 import sys
 from collections.abc import Iterator
