@@ -5,9 +5,11 @@ the connector settles what it can, exporters seal and drain, then the books are 
 """
 
 import asyncio
+import contextlib
 import logging
 import signal
-from collections.abc import Callable, Mapping
+import threading
+from collections.abc import Mapping
 
 from agent import __version__
 from agent.configuration import AgentConfig
@@ -120,10 +122,20 @@ class Agent:
     async def _stop_self_metrics(self, timeout: float) -> None:  # noqa: ASYNC109 - the rest of the deadline
         if not self._self_metrics:
             return
-        shutdown: Callable[[float], None] = self._self_metrics.shutdown
-        # Its exporter blocks, so it gets a thread, and no longer than is left.
-        thread = asyncio.get_running_loop().run_in_executor(None, shutdown, max(0.1, timeout))
-        await asyncio.wait((thread,), timeout=timeout)
+        done, loop = asyncio.Event(), asyncio.get_running_loop()
+        self_metrics = self._self_metrics
+
+        def shutdown() -> None:
+            self_metrics.shutdown(max(0.1, timeout))
+            with contextlib.suppress(RuntimeError):  # the loop may be closed by then
+                loop.call_soon_threadsafe(done.set)
+
+        # The stock exporter blocks for as long as its endpoint does. A daemon thread is one that the exit of the
+        # process does not wait for, as it would for an executor's.
+        threading.Thread(target=shutdown, name="self metrics: shutdown", daemon=True).start()
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(timeout):
+                await done.wait()
 
 
 def check_references(config: AgentConfig) -> None:

@@ -254,3 +254,20 @@ async def test_the_demo_accounts_for_every_task(start: Callable[..., "asyncio.Fu
     assert await demo.end() == 0, demo.output + printed
     assert "is accounted for" in printed
     assert "DIFFERS" not in printed
+
+
+async def test_an_endpoint_that_hangs_does_not_hold_up_the_exit(
+    start: Callable[..., "asyncio.Future[Child]"], write: Write, yaml: str, sink: ObservedSink
+) -> None:
+    asked = asyncio.Event()
+
+    async def hang(_: object) -> None:
+        asked.set()
+        await asyncio.Event().wait()
+
+    sink.answer = hang  # type: ignore[assignment]
+    text = yaml.replace("timeout: 2s", "timeout: 1h").replace("metrics: {exporter: none}", "metrics: {interval: 100ms}")
+    agent = await start("run", "-c", str(write(text.replace("service:\n", "service:\n  shutdown_timeout: 300ms\n"))))
+    await agent.until("stem-agent running")
+    await asked.wait()
+    assert await agent.end(signal.SIGTERM) == 0  # only the agent's own metrics were under way

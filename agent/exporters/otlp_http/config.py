@@ -1,46 +1,24 @@
 """What an operator writes about `otlp_http`."""
 
-import ssl
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from agent.core.errors import StartupError
 from agent.exporters.sending.config import QueueConfig, RetryConfig
 from agent.otlp.batch import Kind
 from agent.settings.model import Config, Env
-from agent.settings.types import Duration, Flag, HttpUrl, Secret, expected
+from agent.settings.tls import CA_FILE, CERT_FILE, KEY_FILE, ClientTls
+from agent.settings.types import Duration, HttpUrl, Secret, expected
 
 
-class ClientTls(Config):
-    """TLS towards the destination, used when the URL says `https://`. Its certificate is verified by default."""
+class OtlpTls(ClientTls):
+    """TLS towards the destination, used when the URL says `https://`."""
 
-    ca_file: Annotated[str | None, Env("OTEL_EXPORTER_OTLP_CERTIFICATE")] = Field(
-        None, description="PEM file of the certificate authorities to trust; the system's when absent"
-    )
-    cert_file: Annotated[str | None, Env("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE")] = Field(
-        None, description="PEM file of the client's certificate"
-    )
-    key_file: Annotated[str | None, Env("OTEL_EXPORTER_OTLP_CLIENT_KEY")] = Field(
-        None, description="PEM file of the client's private key"
-    )
-    insecure_skip_verify: Flag = Field(default=False, description="accept any certificate; for tests only")
+    ca_file: Annotated[str | None, Env("OTEL_EXPORTER_OTLP_CERTIFICATE")] = CA_FILE
+    cert_file: Annotated[str | None, Env("OTEL_EXPORTER_OTLP_CLIENT_CERTIFICATE")] = CERT_FILE
+    key_file: Annotated[str | None, Env("OTEL_EXPORTER_OTLP_CLIENT_KEY")] = KEY_FILE
     server_name_override: str | None = Field(None, description="verify the certificate against this name")
-
-    def context(self) -> ssl.SSLContext:
-        """Build the TLS context; raises `StartupError` naming the file that cannot be used."""
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file)
-            if self.cert_file:
-                context.load_cert_chain(self.cert_file, self.key_file)
-        except (OSError, ssl.SSLError) as error:
-            files = ", ".join(filter(None, (self.ca_file, self.cert_file, self.key_file)))
-            raise StartupError(f"failed to load tls files {files}: {error}") from error
-        if self.insecure_skip_verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
 
 
 def parse_headers(value: Any) -> Any:
@@ -75,7 +53,7 @@ class OtlpHttpConfig(Config):
         "gzip", description="of request bodies"
     )
     timeout: Duration = Field(10.0, gt=0, description="for one request, answer included")
-    tls: ClientTls = Field(default_factory=ClientTls, description="TLS for `https://`")
+    tls: OtlpTls = Field(default_factory=OtlpTls, description="TLS for `https://`")
     sending_queue: QueueConfig = Field(default_factory=QueueConfig, description="batching and queueing")
     retry_on_failure: RetryConfig = Field(default_factory=RetryConfig, description="retrying")
     max_requests_per_second: int = Field(0, ge=0, description="for all kinds together; 0: as many as it takes")

@@ -1,12 +1,11 @@
 """What an operator writes about `stem_signals`."""
 
-import ssl
 from typing import Annotated, Any
 
 from pydantic import BeforeValidator, Field, field_validator
 
-from agent.core.errors import StartupError
 from agent.settings.model import Config, Env
+from agent.settings.tls import CA_FILE, CERT_FILE, INSECURE_SKIP_VERIFY, KEY_FILE, ClientTls
 from agent.settings.types import ByteSize, Duration, Flag, RedisAddress, RedisUrl, expected
 
 
@@ -15,35 +14,15 @@ def _as_stem_reads_it(value: Any) -> Any:
     return {"1": "true", "0": "false"}.get(value, value) if isinstance(value, str) else value
 
 
-class RedisTls(Config):
-    """TLS towards Redis, used when the URL says `rediss://`. The server's certificate is verified by default."""
+class RedisTls(ClientTls):
+    """TLS towards Redis, used when the URL says `rediss://`."""
 
-    ca_file: Annotated[str | None, Env("STEM_TLS_CA_CERT")] = Field(
-        None, description="PEM file of the certificate authorities to trust; the system's when absent"
+    ca_file: Annotated[str | None, Env("STEM_TLS_CA_CERT")] = CA_FILE
+    cert_file: Annotated[str | None, Env("STEM_TLS_CLIENT_CERT")] = CERT_FILE
+    key_file: Annotated[str | None, Env("STEM_TLS_CLIENT_KEY")] = KEY_FILE
+    insecure_skip_verify: Annotated[Flag, Env("STEM_TLS_ALLOW_INSECURE"), BeforeValidator(_as_stem_reads_it)] = (
+        INSECURE_SKIP_VERIFY
     )
-    cert_file: Annotated[str | None, Env("STEM_TLS_CLIENT_CERT")] = Field(
-        None, description="PEM file of the client's certificate"
-    )
-    key_file: Annotated[str | None, Env("STEM_TLS_CLIENT_KEY")] = Field(
-        None, description="PEM file of the client's private key"
-    )
-    insecure_skip_verify: Annotated[Flag, Env("STEM_TLS_ALLOW_INSECURE"), BeforeValidator(_as_stem_reads_it)] = Field(
-        default=False, description="accept any certificate; for tests only"
-    )
-
-    def context(self) -> ssl.SSLContext:
-        """Build the TLS context; raises `StartupError` naming the file that cannot be used."""
-        try:
-            context = ssl.create_default_context(cafile=self.ca_file)
-            if self.cert_file:
-                context.load_cert_chain(self.cert_file, self.key_file)
-        except (OSError, ssl.SSLError) as error:
-            files = ", ".join(filter(None, (self.ca_file, self.cert_file, self.key_file)))
-            raise StartupError(f"failed to load tls files {files}: {error}") from error
-        if self.insecure_skip_verify:
-            context.check_hostname = False
-            context.verify_mode = ssl.CERT_NONE
-        return context
 
 
 class StemSignalsConfig(Config):

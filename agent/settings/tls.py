@@ -1,0 +1,38 @@
+"""TLS from our side of a connection: the same four options wherever the agent is the client."""
+
+import ssl
+
+from pydantic import Field
+
+from agent.core.errors import StartupError
+from agent.settings.model import Config
+from agent.settings.types import Flag
+
+# Shared so that a component can name its own variables for a field and keep everything else.
+CA_FILE = Field(None, description="PEM file of the certificate authorities to trust; the system's when absent")
+CERT_FILE = Field(None, description="PEM file of the client's certificate")
+KEY_FILE = Field(None, description="PEM file of the client's private key")
+INSECURE_SKIP_VERIFY = Field(default=False, description="accept any certificate; for tests only")
+
+
+class ClientTls(Config):
+    """What to trust, and what to show. The server's certificate is verified by default."""
+
+    ca_file: str | None = CA_FILE
+    cert_file: str | None = CERT_FILE
+    key_file: str | None = KEY_FILE
+    insecure_skip_verify: Flag = INSECURE_SKIP_VERIFY
+
+    def context(self) -> ssl.SSLContext:
+        """Build the TLS context; raises `StartupError` naming the files that cannot be used."""
+        try:
+            context = ssl.create_default_context(cafile=self.ca_file)
+            if self.cert_file:
+                context.load_cert_chain(self.cert_file, self.key_file)
+        except (OSError, ssl.SSLError) as error:
+            files = ", ".join(filter(None, (self.ca_file, self.cert_file, self.key_file)))
+            raise StartupError(f"failed to load tls files {files}: {error}") from error
+        if self.insecure_skip_verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        return context
