@@ -47,11 +47,9 @@ class Agent:
         self._attributes = attributes
         self._self_metrics: SelfMetrics | None = None
         self._stop = asyncio.Event()
-        self._signals = 0
 
     def stop(self) -> None:
         """Ask the agent to drain and end; a second time, to end without draining."""
-        self._signals += 1
         self._stop.set()
 
     async def run(self) -> int:
@@ -60,11 +58,25 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         log(logging.INFO, "stem-agent starting", {"version": __version__, **_shape(self._config)})
-        await self.graph.start()
+        if not await self._started():
+            return self._close_books()
         self._start_self_metrics()
         log(logging.INFO, "stem-agent running", {})
         await self._stop.wait()
         return await self._drain()
+
+    async def _started(self) -> bool:
+        """Start everything; return False if asked to stop before that was done (Redis may take its time)."""
+        starting = asyncio.create_task(self.graph.start())
+        stopping = asyncio.create_task(self._stop.wait())
+        await asyncio.wait((starting, stopping), return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if starting.done():
+            await starting  # raises what it raised
+            return True
+        starting.cancel()
+        await asyncio.gather(starting, return_exceptions=True)
+        return False
 
     async def _drain(self) -> int:
         timeout = self._config.service.shutdown_timeout
@@ -77,10 +89,10 @@ class Agent:
         await asyncio.wait((drain, second), return_when=asyncio.FIRST_COMPLETED)
         if not drain.done():
             log(logging.WARNING, "asked to stop again: not draining any further", {})
-            await asyncio.gather(self.graph.stop(0), return_exceptions=True)
         second.cancel()
         drain.cancel()
         await asyncio.gather(drain, second, return_exceptions=True)
+        await self.graph.stop(0)  # what a cancelled drain did not come to
         await self._stop_self_metrics(max(0.0, deadline - loop.time()))
         return self._close_books()
 
@@ -90,7 +102,7 @@ class Agent:
                 continue
             fields = {
                 "exporter": account.exporter,
-                "kind": account.kind,
+                "signal": account.kind,
                 "accepted": account.accepted,
                 "delivered": account.delivered,
                 "rejected": dict(account.rejected) or 0,

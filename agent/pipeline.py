@@ -65,16 +65,16 @@ class Graph:
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - one deadline for all stops
         """Stop every started component, sources first, within `timeout` seconds altogether.
 
-        Exporters come last and drain together: they share what the others left of the time.
+        Exporters come last and drain together: they share what the others left of the time. A stop that was
+        cancelled can be called again: it goes on with what is not stopped yet.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        started = {id(component) for component in self._started}
-        self._started.clear()
         for _, components in reversed(self.stages):
-            running = [component for component in components.values() if id(component) in started]
+            running = [component for component in components.values() if component in self._started]
             left = max(0.0, deadline - loop.time())
             await asyncio.gather(*(component.stop(left) for component in running))
+            self._started = [component for component in self._started if component not in running]
 
     # --- building, from the end --------------------------------------------------------------------------------------
 

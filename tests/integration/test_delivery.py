@@ -39,7 +39,7 @@ async def test_an_endpoint_that_is_away_gets_everything_when_it_comes_back(
     async with running(yaml) as agent:
         await publish(client, namespace, Story().run())
         await until(
-            lambda: bool(agent.telemetry.counted("stem_agent.exporter.retries", kind="traces", reason="connection"))
+            lambda: bool(agent.telemetry.counted("stem_agent.exporter.retries", signal="traces", reason="connection"))
         )
         assert agent.ledger.account("otlp_http", "traces").held == 3
         await sink.start(port)

@@ -119,7 +119,7 @@ async def test_what_cannot_be_delivered_is_told_and_exits_with_4(
     await agent.until("delivery failed; will retry")
     assert await agent.end(signal.SIGTERM) == 4
     assert "not delivered before shutdown_timeout" in agent.output
-    assert "kind=traces accepted=3 delivered=0 rejected=0" in agent.output
+    assert "signal=traces accepted=3 delivered=0 rejected=0" in agent.output
 
 
 async def test_open_attempts_are_told_at_the_stop(
@@ -154,6 +154,28 @@ async def test_a_second_signal_ends_the_drain(
     agent.process.send_signal(signal.SIGTERM)
     await agent.until("stopping: draining")
     assert await agent.end(signal.SIGTERM) == 4
+    assert "signal=traces accepted=3 delivered=0 rejected=0" in agent.output
+    assert "'shutdown': 3" in agent.output
+
+
+async def test_a_stop_while_redis_keeps_silent_ends_at_once(
+    start: Callable[..., "asyncio.Future[Child]"], write: Write, yaml: str, redis_url: str
+) -> None:
+    async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.read(1024):
+            pass
+        writer.close()
+
+    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
+    port = silent.sockets[0].getsockname()[1]
+    text = yaml.replace(redis_url, f"redis://127.0.0.1:{port}").replace(
+        "ping_interval", "connect_timeout: 1h, ping_interval"
+    )
+    agent = await start("run", "-c", str(write(text)))
+    await agent.until("stem-agent starting")
+    assert await agent.end(signal.SIGTERM) == 0
+    silent.close()
+    await silent.wait_closed()
 
 
 async def test_the_agent_tells_about_itself_over_otlp(

@@ -60,13 +60,15 @@ class OtlpHttpExporter:
 
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - see Component
         """Deliver what is queued, all kinds at once; what is left after `timeout` seconds is counted as dropped."""
-        await asyncio.gather(*(sender.stop(timeout) for sender in self._senders.values()))
-        session, self._session = self._session, None
-        if session:
-            await session.close()
-        if self._executor:
-            self._executor.shutdown(wait=False, cancel_futures=True)
-            self._executor = None
+        try:
+            await asyncio.gather(*(sender.stop(timeout) for sender in self._senders.values()))
+        finally:
+            session, self._session = self._session, None
+            if session:
+                await session.close()
+            if self._executor:
+                self._executor.shutdown(wait=False, cancel_futures=True)
+                self._executor = None
 
     def _sender(self, kind: Kind, executor: ThreadPoolExecutor) -> Sender:
         config = self._config

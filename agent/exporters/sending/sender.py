@@ -31,14 +31,14 @@ class DeliveryRetried(Event):
     """The destination could not take a batch now."""
 
     exporter: str
-    kind: str
+    signal: str
     reason: str
     detail: str
     retry_in: float
 
     phrase: ClassVar[str] = "delivery failed; will retry"
     counter: ClassVar[str | None] = "stem_agent.exporter.retries"
-    labels: ClassVar[tuple[str, ...]] = ("exporter", "kind", "reason")
+    labels: ClassVar[tuple[str, ...]] = ("exporter", "signal", "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,14 +46,14 @@ class ItemsDropped(Event):
     """Accepted items will never arrive."""
 
     exporter: str
-    kind: str
+    signal: str
     reason: str
     items: int
     detail: str
 
     phrase: ClassVar[str] = "dropped telemetry"
     level: ClassVar[int] = logging.ERROR
-    labels: ClassVar[tuple[str, ...]] = ("exporter", "kind", "reason")
+    labels: ClassVar[tuple[str, ...]] = ("exporter", "signal", "reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,13 +61,13 @@ class ItemsRejected(Event):
     """The destination took the request but refused some of its items."""
 
     exporter: str
-    kind: str
+    signal: str
     items: int
     detail: str
 
     phrase: ClassVar[str] = "destination rejected items"
     level: ClassVar[int] = logging.ERROR
-    labels: ClassVar[tuple[str, ...]] = ("exporter", "kind")
+    labels: ClassVar[tuple[str, ...]] = ("exporter", "signal")
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,11 +75,11 @@ class DestinationWarned(Event):
     """The destination accepted everything, with a message."""
 
     exporter: str
-    kind: str
+    signal: str
     detail: str
 
     phrase: ClassVar[str] = "destination accepted with a warning"
-    labels: ClassVar[tuple[str, ...]] = ("exporter", "kind")
+    labels: ClassVar[tuple[str, ...]] = ("exporter", "signal")
 
 
 class Sender:
@@ -178,12 +178,16 @@ class Sender:
         """Close the pending batch, deliver until `timeout` seconds are over, drop and count what is left."""
         self._flush()
         self._stopping.set()  # whoever waits for a retry tries again at once
-        if self._tasks:
-            try:
+        try:
+            if self._tasks:
                 async with asyncio.timeout(timeout):
                     await self._idle.wait()
-            except TimeoutError:
-                pass
+        except TimeoutError:
+            pass
+        finally:  # whoever cancels the drain still gets true books
+            await self._close_books()
+
+    async def _close_books(self) -> None:
         tasks, self._tasks = self._tasks, []
         under_way = list(self._under_way.values())
         for task in tasks:
@@ -193,6 +197,7 @@ class Sender:
         left += sum(batch.count for batch in (*self._sealed, *under_way))
         self._unsealed.clear()
         self._sealed.clear()
+        self._under_way.clear()
         self._bytes = 0
         if left:
             self._drop(SHUTDOWN, left, "not delivered before shutdown_timeout")
