@@ -6,7 +6,7 @@ The tree is the architecture, and imports point downward only (`import-linter` k
 | --- | --- |
 | `cli`, `demo` | commands for people, and the simulated fleet |
 | `app`, `pipeline`, `registry` | load, build, supervise, drain |
-| `receivers`, `correlate`, `processors`, `exporters`, `extensions` | the components, by kind |
+| `receivers`, `correlate`, `processors`, `exporters` | the components, by kind |
 | `emit` | the other end of the wire: a worker's signal emitter |
 | `otlp`, `stem` | the two languages we speak, as pure code |
 | `settings` | YAML with line numbers, substitution, value types |

@@ -9,25 +9,27 @@ import contextlib
 import logging
 import signal
 import threading
+from collections import Counter
 from collections.abc import Mapping
 
 from agent import __version__
-from agent.configuration import AgentConfig
+from agent.configuration import SELF_METRICS_OFF, AgentConfig
 from agent.core.clock import SteadyClock
-from agent.core.errors import EXIT_LOST, EXIT_OK, ConfigError, Problem
+from agent.core.errors import EXIT_LOST, EXIT_OK
 from agent.core.ledger import Ledger
 from agent.exporters.otlp_http.config import OtlpHttpConfig
 from agent.otlp.batch import Kind
 from agent.otlp.resource import Resource
 from agent.pipeline import Graph
 from agent.registry import Host, type_of
-from agent.settings.resource import ResourceError, detect_resource
+from agent.settings.resource import detect_resource
 from agent.telemetry.events import Telemetry, log
 from agent.telemetry.self_metrics import Destination, SelfMetrics
 
 # Waiting for the network is most of stopping; this share of the deadline is kept for closing the books.
 _DRAIN_SHARE = 0.9
-_OFF = "none"
+# The agent's last word about itself is worth one attempt, not the deadline.
+_SELF_METRICS_SECONDS = 1.0
 _LOST_COUNTERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("stem_agent.correlate.evicted", {}),
     ("stem_agent.signals.lost", {"reason": "shed"}),
@@ -87,13 +89,14 @@ class Agent:
         self._stop.clear()
         second = asyncio.create_task(self._stop.wait())
         await asyncio.wait((drain, second), return_when=asyncio.FIRST_COMPLETED)
-        if not drain.done():
+        if cut := not drain.done():
             log(logging.WARNING, "asked to stop again: not draining any further", {})
         second.cancel()
         drain.cancel()
         await asyncio.gather(drain, second, return_exceptions=True)
         await self.graph.stop(0)  # what a cancelled drain did not come to
-        await self._stop_self_metrics(max(0.0, deadline - loop.time()))
+        if not cut:
+            await self._stop_self_metrics(min(_SELF_METRICS_SECONDS, max(0.0, deadline - loop.time())))
         return self._close_books()
 
     def _close_books(self) -> int:
@@ -105,8 +108,8 @@ class Agent:
                 "signal": account.kind,
                 "accepted": account.accepted,
                 "delivered": account.delivered,
-                "rejected": dict(account.rejected) or 0,
-                "dropped": dict(account.dropped) or 0,
+                "rejected": _by_reason(account.rejected),
+                "dropped": _by_reason(account.dropped),
                 "held": account.held,
             }
             log(logging.ERROR if account.lost or account.held else logging.INFO, "ledger", fields)
@@ -120,7 +123,7 @@ class Agent:
     def _start_self_metrics(self) -> None:
         settings = self._config.service.telemetry.metrics
         identity = settings.exporter or self._metrics_exporter()
-        config = self._config.components["exporters"].get(identity or _OFF)
+        config = self._config.components["exporters"].get(identity or SELF_METRICS_OFF)
         if isinstance(config, OtlpHttpConfig):
             self._self_metrics = SelfMetrics(
                 self.telemetry, self.ledger, self._attributes, _destination(config), interval=settings.interval
@@ -150,24 +153,13 @@ class Agent:
                 await done.wait()
 
 
-def check_references(config: AgentConfig) -> None:
-    """Check what only the application knows: which exporter can carry self metrics. Raises `ConfigError`."""
-    name = config.service.telemetry.metrics.exporter
-    exporters = config.components["exporters"]
-    if name and name != _OFF and not isinstance(exporters.get(name), OtlpHttpConfig):
-        path = "service.telemetry.metrics.exporter"
-        raise ConfigError(
-            [Problem("", 0, 0, path, f"found {name!r}, expected the id of an otlp_http exporter, or none")]
-        )
+def _by_reason(counts: Counter[str]) -> str:
+    return ",".join(f"{reason}:{count}" for reason, count in sorted(counts.items())) or "0"
 
 
 def _resource(config: AgentConfig, environ: Mapping[str, str]) -> dict[str, str]:
     namespaces = {getattr(receiver, "namespace", "stem") for receiver in config.components["receivers"].values()}
-    try:
-        return detect_resource(environ, namespaces.pop() if len(namespaces) == 1 else "stem")
-    except ResourceError as error:
-        variable = "environment variable OTEL_RESOURCE_ATTRIBUTES"
-        raise ConfigError([Problem(variable, 0, 0, "", str(error))]) from None
+    return detect_resource(environ, namespaces.pop() if len(namespaces) == 1 else "stem")
 
 
 def _destination(config: OtlpHttpConfig) -> Destination:
@@ -179,6 +171,7 @@ def _destination(config: OtlpHttpConfig) -> Destination:
         ca_file=config.tls.ca_file,
         cert_file=config.tls.cert_file,
         key_file=config.tls.key_file,
+        insecure_skip_verify=config.tls.insecure_skip_verify,
     )
 
 

@@ -15,11 +15,14 @@ from agent.registry import SECTIONS, type_of
 from agent.settings.document import Document, read
 from agent.settings.document import Path as KeyPath
 from agent.settings.model import Config
+from agent.settings.resource import ResourceError, parse_attributes
 from agent.settings.types import Duration
 from agent.settings.validate import nearest, validate
 
 SIGNALS = "signals"
 PIPELINE_KINDS = (SIGNALS, *(str(kind) for kind in Kind))
+SELF_METRICS_CARRIER = "otlp_http"
+SELF_METRICS_OFF = "none"
 # Which sections each role of a pipeline may name: a connector ends the signals pipeline and begins the others.
 _ROLES: dict[str, dict[str, tuple[str, ...]]] = {
     SIGNALS: {"receivers": ("receivers",), "processors": (), "exporters": ("connectors",)},
@@ -122,6 +125,11 @@ def check(document: Document, environ: Mapping[str, str]) -> AgentConfig:
     components = {section: _components(section, document, environ) for section in SECTIONS}
     service = validate(ServiceConfig, root.get("service"), ("service",), document, environ)
     warnings = _References(root, document).check()
+    try:
+        parse_attributes(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
+    except ResourceError as error:
+        variable = "environment variable OTEL_RESOURCE_ATTRIBUTES"
+        document.problems.append(Problem(variable, 0, 0, "", str(error)))
     if document.problems or service is None:
         raise ConfigError(document.problems)
     typed = {
@@ -180,6 +188,7 @@ class _References:
             self._pipeline(name, _mapping(pipeline))
         for index, identity in enumerate(_texts(service.get("extensions"))):
             self._follow(identity, ("service", "extensions", index), ("extensions",), "the list of extensions")
+        self._self_metrics(service)
         for identity in sorted(self._used["connectors"]):
             for role, other in (("exporters", "receivers"), ("receivers", "exporters")):
                 if identity not in self._roles[role]:
@@ -189,6 +198,15 @@ class _References:
             self._unused(section, i) for section in SECTIONS for i in self._ids[section] if i not in self._used[section]
         ]
 
+    def _self_metrics(self, service: Mapping[str, Any]) -> None:
+        telemetry = _mapping(service.get("telemetry"))
+        name = _mapping(telemetry.get("metrics")).get("exporter")
+        carriers = [identity for identity in self._ids["exporters"] if type_of(identity) == SELF_METRICS_CARRIER]
+        if isinstance(name, str) and name not in {SELF_METRICS_OFF, *carriers}:
+            path = ("service", "telemetry", "metrics", "exporter")
+            hint = nearest(name, [*carriers, SELF_METRICS_OFF])
+            self._document.problem(path, f"found {name!r}, expected the id of an {SELF_METRICS_CARRIER}{hint}")
+
     def _pipeline(self, name: str, pipeline: Mapping[str, Any]) -> None:
         path: KeyPath = ("service", "pipelines", name)
         kind = type_of(name)
@@ -197,7 +215,12 @@ class _References:
             self._document.problem(path, f"unknown kind of pipeline{hint}", at_key=True)
             return
         for role, sections in _ROLES[SIGNALS if kind == SIGNALS else "telemetry"].items():
-            for index, identity in enumerate(_texts(pipeline.get(role))):
+            identities = _texts(pipeline.get(role))
+            for index, identity in enumerate(identities):
+                if identity in identities[:index]:
+                    self._document.problem(
+                        (*path, role, index), f"found {identity!r} twice; it would get everything twice"
+                    )
                 section = self._follow(identity, (*path, role, index), sections, f"a {kind} pipeline")
                 if section == "connectors":
                     self._roles[role].add(identity)
@@ -249,4 +272,4 @@ def _apply_metric_exporters(document: Document, environ: Mapping[str, str]) -> N
             message = f"found {entry!r}, expected otlp, otlp:<url> or console (others are not in this version)"
             document.problems.append(Problem(f"environment variable {variable}", 0, 0, "", message))
     if chosen:
-        document.root["service"]["pipelines"]["metrics"]["exporters"] = chosen
+        document.root["service"]["pipelines"]["metrics"]["exporters"] = list(dict.fromkeys(chosen))

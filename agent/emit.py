@@ -9,16 +9,18 @@
 
 `AsyncSignalEmitter` is the same with `await` before every signal. Each signal carries every field of the wire format:
 later signals of an attempt repeat what the earlier ones said, and `seq` is assigned before anything can be dropped, so
-that the agent notices every loss. A worker must never suffer from its telemetry: if Redis is away, a signal is dropped,
-counted in `dropped`, and told of once a minute.
+that the agent notices every loss. A worker must never suffer from its telemetry: what Redis does not take within two
+seconds, and everything in the five seconds after that, is dropped, counted in `dropped`, and told of once a minute.
 """
 
+import itertools
 import json
 import logging
 import os
 import secrets
 import socket
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any, Generic, Self, TypeVar
@@ -40,6 +42,7 @@ Sent = TypeVar("Sent")
 
 _WARN_SECONDS = 60.0
 _TIMEOUT_SECONDS = 2.0
+_SILENCE_SECONDS = 5.0
 
 
 def utc_now() -> datetime:
@@ -70,10 +73,15 @@ class Composer:
         self.worker_id = worker_id
         self.namespace = namespace
         self.emitter = emitter or os.environ.get("STEM_EMITTER") or socket.gethostname()
-        self.boot = secrets.token_hex(8)
-        self.seq = 0
         self.clock = clock
+        self._begin_boot()
+        if hasattr(os, "register_at_fork"):  # a child is another process: it must not go on with its parent's numbers
+            os.register_at_fork(after_in_child=self._begin_boot)
         self.channel = signal_channel(namespace, self.emitter)
+
+    def _begin_boot(self) -> None:
+        self.boot = secrets.token_hex(8)
+        self._numbers = itertools.count(1)
         self._process = {"pid": os.getpid(), "host": socket.gethostname()}
 
     def compose(
@@ -85,8 +93,11 @@ class Composer:
         envelope: Envelope | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> bytes:
-        """Return the next payload: one JSON object, UTF-8."""
-        self.seq += 1
+        """Return the next payload: one JSON object, UTF-8. Safe to call from several threads.
+
+        Raises `ValueError`, `TypeError` or `KeyError` for what JSON cannot say; the number is taken all the same.
+        """
+        seq = next(self._numbers)
         signal: dict[str, Any] = {
             "eventName": str(name),
             "occurredAt": iso(occurred_at or self.clock()),
@@ -97,21 +108,23 @@ class Composer:
         if str(name).startswith("worker-"):
             signal |= self._process
         signal |= {key: value for key, value in (extra or {}).items() if value is not None}
-        signal |= {"emitter": self.emitter, "boot": self.boot, "seq": self.seq}
-        return json.dumps(signal, separators=(",", ":"), ensure_ascii=False).encode("utf-8", "replace")
+        signal |= {"emitter": self.emitter, "boot": self.boot, "seq": seq}
+        text = json.dumps(signal, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str)
+        return text.encode("utf-8", "replace")
 
 
-class _Emitter(Generic[Sent]):
+class _Emitter(ABC, Generic[Sent]):
     """The signals of Stem's catalogue; subclasses know how to send."""
 
     def __init__(self, composer: Composer) -> None:
         self.composer = composer
         self.dropped = 0
         self._warn_after = 0.0
+        self._silent_until = 0.0
 
-    def send(self, payload: bytes) -> Sent:
-        """Publish one payload on this emitter's channel."""
-        raise TypeError(f"{type(self).__name__} cannot send {len(payload)} bytes: use one of the subclasses")
+    @abstractmethod
+    def send(self, payload: bytes | None) -> Sent:
+        """Publish one payload on this emitter's channel; None is one that could not be composed."""
 
     def emit(
         self,
@@ -122,10 +135,23 @@ class _Emitter(Generic[Sent]):
         envelope: Envelope | None = None,
         extra: Mapping[str, Any] | None = None,
     ) -> Sent:
-        """Send any signal; the methods below know the attributes of each."""
-        return self.send(
-            self.composer.compose(name, attributes, occurred_at=occurred_at, envelope=envelope, extra=extra)
-        )
+        """Send any signal; the methods below know the attributes of each. Never raises for what it is given."""
+        payload = None
+        try:
+            payload = self.composer.compose(name, attributes, occurred_at=occurred_at, envelope=envelope, extra=extra)
+        except (ValueError, TypeError, KeyError, RecursionError) as error:
+            self._drop(error)
+        return self.send(payload)
+
+    @property
+    def _silent(self) -> bool:
+        """Whether Redis failed a moment ago, so that asking again would only delay the worker."""
+        return time.monotonic() < self._silent_until
+
+    def _lose(self, error: Exception) -> None:
+        """Drop a signal that Redis did not take, and leave Redis alone for a while."""
+        self._silent_until = time.monotonic() + _SILENCE_SECONDS
+        self._drop(error)
 
     def _drop(self, error: Exception) -> None:
         self.dropped += 1
@@ -149,9 +175,9 @@ class _Emitter(Generic[Sent]):
 
     def _publish(self, name: SignalName, envelope: Envelope) -> Sent:
         attributes = {
-            "taskId": envelope["id"],
-            "taskName": envelope["name"],
-            "queue": envelope["queue"],
+            "taskId": envelope.get("id"),
+            "taskName": envelope.get("name"),
+            "queue": envelope.get("queue"),
             "attempt": envelope.get("attempt", 0),
         }
         at = datetime.fromisoformat(envelope["enqueuedAt"]) if envelope.get("enqueuedAt") else None
@@ -308,9 +334,9 @@ class AttemptSignals(Generic[Sent]):
     ) -> Sent:
         worker_id = self._emitter.composer.worker_id
         attributes = {
-            "taskId": self._envelope["id"],
-            "taskName": self._envelope["name"],
-            "queue": self._envelope["queue"],
+            "taskId": self._envelope.get("id"),
+            "taskName": self._envelope.get("name"),
+            "queue": self._envelope.get("queue"),
             "workerId": worker_id,
             "attempt": self._number if numbered else None,
             **details,
@@ -340,17 +366,22 @@ class SignalEmitter(_Emitter[None]):
             url,
             socket_timeout=_TIMEOUT_SECONDS,
             socket_connect_timeout=_TIMEOUT_SECONDS,
-            retry=Retry(NoBackoff(), 1),
+            retry=Retry(NoBackoff(), 0),
             single_connection_client=True,
         )
         return cls(client, Composer(**names))
 
-    def send(self, payload: bytes) -> None:
+    def send(self, payload: bytes | None) -> None:
         """Publish; drop and count what Redis does not take."""
+        if payload is None:
+            return
+        if self._silent:
+            self.dropped += 1
+            return
         try:
             self._client.publish(self.composer.channel, payload)
         except (redis.RedisError, OSError) as error:
-            self._drop(error)
+            self._lose(error)
 
     def close(self) -> None:
         """Close the connection."""
@@ -371,17 +402,22 @@ class AsyncSignalEmitter(_Emitter[Awaitable[None]]):
             url,
             socket_timeout=_TIMEOUT_SECONDS,
             socket_connect_timeout=_TIMEOUT_SECONDS,
-            retry=AsyncRetry(NoBackoff(), 1),
+            retry=AsyncRetry(NoBackoff(), 0),
             single_connection_client=True,  # a pool could overtake itself
         )
         return cls(client, Composer(**names))
 
-    async def send(self, payload: bytes) -> None:
+    async def send(self, payload: bytes | None) -> None:
         """Publish; drop and count what Redis does not take."""
+        if payload is None:
+            return
+        if self._silent:
+            self.dropped += 1
+            return
         try:
             await self._client.publish(self.composer.channel, payload)
         except (redis.RedisError, OSError) as error:
-            self._drop(error)
+            self._lose(error)
 
     async def close(self) -> None:
         """Close the connection."""

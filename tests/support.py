@@ -1,6 +1,6 @@
 """What many tests need: a time that is told, stories of attempts, and OTLP read back by the official messages."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -39,10 +39,6 @@ class ToldTime:
     def advance(self, seconds: float) -> None:
         self.now += timedelta(seconds=seconds)
 
-    @property
-    def ns(self) -> int:
-        return nanoseconds(self.now)
-
 
 class Recorded(_Emitter[None]):
     """An emitter that keeps its payloads instead of sending them."""
@@ -51,8 +47,9 @@ class Recorded(_Emitter[None]):
         super().__init__(composer)
         self.payloads: list[bytes] = []
 
-    def send(self, payload: bytes) -> None:
-        self.payloads.append(payload)
+    def send(self, payload: bytes | None) -> None:
+        if payload is not None:
+            self.payloads.append(payload)
 
 
 def envelope(**changes: Any) -> dict[str, Any]:
@@ -176,6 +173,3 @@ class Heard:
 def found(item: Any) -> dict[str, Any]:
     """The attributes of a span, log record or data point."""
     return attributes(item.attributes)
-
-
-Predicate = Callable[[], bool]

@@ -4,7 +4,6 @@ from pathlib import Path
 
 import typer
 
-from agent.app import check_references
 from agent.configuration import AgentConfig, load
 from agent.core.errors import ConfigError
 
@@ -18,7 +17,6 @@ def load_or_exit(config: Path | None) -> AgentConfig:
     """Load a configuration and tell its warnings; on errors tell them all, and exit with 78."""
     try:
         loaded = load(config)
-        check_references(loaded)
     except ConfigError as error:
         for problem in error.problems:
             tell(f"error: {problem}")

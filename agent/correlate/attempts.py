@@ -10,6 +10,9 @@ from agent.correlate.attempt import Attempt, Key, Retry
 K = TypeVar("K")
 V = TypeVar("V")
 
+MEMORIES_PER_TASK = 4
+"""A task leaves up to four marks: two publishes, its root span, and the attempt."""
+
 MAX_PROBED = 64
 """Attempt numbers tried for a fact that does not name its own."""
 
@@ -17,8 +20,8 @@ MAX_PROBED = 64
 class AttemptTable:
     """Open attempts in the order of their opening, tombstones of settled ones, and the retries between them.
 
-    `settle`, `settled_ttl` and `task_ttl` are seconds; each collection holds at most `max_tasks`, tombstones and
-    retries giving way silently, open attempts through `surplus`.
+    `settle`, `settled_ttl` and `task_ttl` are seconds. Open attempts above `max_tasks` leave through `surplus`; the
+    memory of retries is bounded by the same number, that of what was told by `MEMORIES_PER_TASK` times as many.
     """
 
     def __init__(self, *, settle: float, settled_ttl: float, task_ttl: float, max_tasks: int) -> None:
@@ -38,17 +41,17 @@ class AttemptTable:
     def __iter__(self) -> Iterator[Attempt]:
         return iter(list(self._open.values()))
 
-    def find(
-        self, task_id: str, number: int, worker: str, *, started_ns: int, namespace: str, now_ns: int
-    ) -> Attempt | None:
+    def find(self, key: Key, started_ns: int, *, starts: bool, namespace: str, now_ns: int) -> Attempt | None:
         """Return the attempt that a fact belongs to, opening it if it is new; None if it is settled.
 
-        A start that differs from the known one is another delivery of the same attempt to the same worker.
+        A start (0: not told) that differs from the known one is another delivery of the same attempt to the same
+        worker. But while the attempt is open, a second prerun (`starts`) is taken for a repeat, because Stem's own
+        SignalMiddleware sends one; another delivery then shows by the start that its later signals repeat.
         """
-        key: Key = (task_id, str(number), worker)
+        number = int(key[1])
         attempt = self._open.get(key)
         known_ns = attempt.started_ns if attempt else self._buried.get(key, (0, 0))[1]
-        if started_ns and known_ns and started_ns != known_ns:
+        if started_ns and known_ns and started_ns != known_ns and not (attempt and starts):
             key = (*key, str(started_ns))
             attempt = self._open.get(key)
         if attempt is None and key not in self._buried:
@@ -121,7 +124,7 @@ class AttemptTable:
 
     def forget(self, now_ns: int) -> None:
         """Drop expired tombstones and retries."""
-        _expire(self._buried, now_ns, self._max)
+        _expire(self._buried, now_ns, MEMORIES_PER_TASK * self._max)
         _expire(self._retries, now_ns, self._max)
 
 

@@ -75,7 +75,9 @@ class CorrelateConnector:
         self._correlator = Correlator(config, clock())
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
-        telemetry.gauge("stem_agent.correlate.open_attempts", lambda: float(len(self._correlator.attempts)))
+        telemetry.gauge(
+            "stem_agent.correlate.open_attempts", lambda: float(len(self._correlator.attempts)), connector=identity
+        )
 
     def consume_facts(self, facts: Sequence[Fact], zone: ZoneInfo) -> None:
         """Merge facts in the order they came, and hand on what is finished."""
@@ -111,7 +113,10 @@ class CorrelateConnector:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            self._correlator.tick(self._clock())
+            try:
+                self._correlator.tick(self._clock())
+            except Exception as error:  # noqa: BLE001 - as above; without its timer nothing would ever settle
+                self._telemetry.emit(FactFailed(self._id, f"{type(error).__name__}: {error}"))
             self._hand_on()
 
     async def _collect(self) -> None:

@@ -8,7 +8,7 @@ from agent.correlate.attempt import END_SIGNALS, Attempt, Ending, EndKind, ready
 from agent.correlate.attempts import AttemptTable
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.origin import Origin, read_origin, unknown_origin
-from agent.correlate.recorder import Recorder
+from agent.correlate.recorder import Publish, Recorder
 from agent.correlate.spans import Settled
 from agent.correlate.workers import LIFECYCLE, Workers
 from agent.stem.catalogue import SIGNAL_NAMES, SignalName
@@ -85,12 +85,14 @@ class Correlator:
 
     def _task(self, signal: Signal, time_ns: int, zone: tzinfo, now_ns: int) -> None:
         name = signal.event_name
-        started_ns = time_ns if name == SignalName.TASK_PRERUN else _epoch_ns(signal.started_at, zone)
-        attempt = self._attempt_of(signal, started_ns, now_ns)
+        starts = name == SignalName.TASK_PRERUN
+        started_ns = time_ns if starts else _epoch_ns(signal.started_at, zone)
+        attempt = self._attempt_of(signal, started_ns, now_ns, starts=starts)
         if attempt is None:
             return
         self._merge_identity(attempt, signal, zone)
-        attempt.started_ns = started_ns or attempt.started_ns
+        if started_ns and (not attempt.started_ns or started_ns < attempt.started_ns):
+            attempt.started_ns = started_ns
         received_ns = time_ns if name == SignalName.TASK_RECEIVED else _epoch_ns(signal.received_at, zone)
         if received_ns and (not attempt.received_ns or received_ns < attempt.received_ns):
             attempt.received_ns = received_ns
@@ -101,7 +103,7 @@ class Correlator:
         if attempt.complete and (not attempt.number or self.attempts.recall(attempt)):
             self._settle(attempt, now_ns)
 
-    def _attempt_of(self, signal: Signal, started_ns: int, now_ns: int) -> Attempt | None:
+    def _attempt_of(self, signal: Signal, started_ns: int, now_ns: int, *, starts: bool) -> Attempt | None:
         """Return the attempt that a signal is about; None, after counting why, if there is none to change."""
         attributes = signal.attributes
         task_id = attributes.task_id
@@ -117,9 +119,8 @@ class Correlator:
         if not task_id or number is None:
             self.counters[UNATTRIBUTED, signal.event_name] += 1
             return None
-        attempt = self.attempts.find(
-            task_id, number, worker, started_ns=started_ns, namespace=signal.namespace, now_ns=now_ns
-        )
+        key = (task_id, str(number), worker)
+        attempt = self.attempts.find(key, started_ns, starts=starts, namespace=signal.namespace, now_ns=now_ns)
         if attempt is None:
             self.counters[LATE, signal.event_name] += 1
         return attempt
@@ -131,7 +132,7 @@ class Correlator:
         attempt.task = attributes.task_name or attempt.task
         attempt.queue = attributes.queue or attempt.queue
         # Each signal carries the whole envelope; one decoding serves them all.
-        if attempt.origin is None and (envelope := decode_envelope(signal.envelope)):
+        if attempt.origin is None and (envelope := decode_envelope(signal.envelope)) and _tells(envelope):
             attempt.origin = read_origin(attempt.task_id, envelope, zone)
             attempt.task = attempt.task or envelope.name or ""
             attempt.queue = attempt.queue or envelope.queue or ""
@@ -182,7 +183,10 @@ class Correlator:
         else:
             origin = read_origin(task_id, envelope, zone) if envelope else unknown_origin(task_id)
             done = signal.event_name == SignalName.AFTER_TASK_PUBLISH
-            self.recorder.published(signal, task_id, origin, done=done, time_ns=time_ns, now_ns=now_ns)
+            task = signal.attributes.task_name or (envelope.name if envelope else None) or ""
+            queue = signal.attributes.queue or (envelope.queue if envelope else None) or ""
+            publish = Publish(task_id, task, queue, signal.namespace, origin, done=done)
+            self.recorder.published(publish, time_ns, now_ns)
 
     def _worker_lifecycle(self, signal: Signal, time_ns: int, _zone: tzinfo, now_ns: int) -> None:
         worker = (signal.attributes.worker_id or signal.worker_id or "", signal.namespace)
@@ -207,6 +211,11 @@ class Correlator:
 
 def _epoch_ns(time: datetime | None, zone: tzinfo) -> int:
     return epoch_ns(time, zone) if time else 0
+
+
+def _tells(envelope: Envelope) -> bool:
+    """Whether an envelope says where its task comes from; a thin one must not keep a better one from being read."""
+    return envelope.enqueued_at is not None or envelope.headers.traceparent is not None
 
 
 def _decide(attempt: Attempt) -> Settled:

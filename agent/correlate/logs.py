@@ -170,9 +170,9 @@ def _ordinal(number: int, origin: Origin) -> str:
 
 def duration(seconds: float) -> str:
     """Return `35 ms`, `1.2 s`, `2 m 5 s`."""
-    if seconds < _SECOND:
+    if round(seconds / _MILLISECOND) < _SECOND / _MILLISECOND:
         return f"{seconds / _MILLISECOND:.0f} ms"
-    if seconds < _MINUTE:
+    if round(seconds, 1) < _MINUTE:
         return f"{seconds:.1f} s"
     minutes, rest = divmod(round(seconds), 60)
     return f"{minutes} m {rest} s"

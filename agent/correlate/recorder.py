@@ -1,5 +1,7 @@
 """What is told of the facts: spans, log records and measurements, made here and collected until they are taken."""
 
+from typing import NamedTuple
+
 from agent.core.clock import NANOSECONDS
 from agent.correlate import ids, logs, spans
 from agent.correlate.attempt import Attempt, EndKind
@@ -15,6 +17,17 @@ from agent.stem.wire import Gap, Signal
 
 # Bits of Attempt.told.
 _RECEIVED, _STARTED, _START_COUNTED = 1, 2, 4
+
+
+class Publish(NamedTuple):
+    """A publish of a task, about to happen or (`done`) happened."""
+
+    task_id: str
+    task: str
+    queue: str
+    namespace: str
+    origin: Origin
+    done: bool
 
 
 class Recorder:
@@ -33,7 +46,7 @@ class Recorder:
 
     def started(self, attempt: Attempt, now_ns: int, *, settling: bool = False) -> None:
         """Tell of the start, once each: the count as soon as it is known, the logs as soon as the trace is."""
-        if attempt.started_ns and not attempt.told & _START_COUNTED:
+        if attempt.started_ns and not attempt.told & _START_COUNTED and (attempt.task or settling):
             attempt.told |= _START_COUNTED
             self.metrics.add(self._instruments.started, self._labels_of(attempt).series, now_ns)
         origin = attempt.origin
@@ -67,22 +80,22 @@ class Recorder:
         self._measure(settled, labels.series, now_ns, exemplar)
         self._log_end(settled, now_ns)
 
-    def published(self, signal: Signal, task_id: str, origin: Origin, *, done: bool, time_ns: int, now_ns: int) -> None:
-        """Tell of a publish, before (`done` False) and after it."""
-        task, queue = signal.attributes.task_name or "", signal.attributes.queue or ""
-        labels = self._labels.get(task, queue, "", signal.namespace)
+    def published(self, publish: Publish, time_ns: int, now_ns: int) -> None:
+        """Tell of a publish, before and after it."""
+        labels = self._labels.get(publish.task, publish.queue, "", publish.namespace)
+        origin, done = publish.origin, publish.done
         if done:
             self.metrics.add(self._instruments.published, labels.series, now_ns)
         log_event = logs.PUBLISHED if done else logs.PUBLISHING
         if self.log.wants(log_event):
-            span = origin.parent_id or ids.span_id("send", task_id)
+            span = origin.parent_id or ids.span_id("send", publish.task_id)
             self.log.write(
                 log_event,
-                subject=(task_id,),
+                subject=(publish.task_id,),
                 time_ns=time_ns,
                 now_ns=now_ns,
-                body=f"task {task} {'published' if done else 'is being published'} to {queue}",
-                attributes=labels.log + logs.task_attributes(task_id),
+                body=f"task {publish.task} {'published' if done else 'is being published'} to {publish.queue}",
+                attributes=labels.log + logs.task_attributes(publish.task_id),
                 context=encode_context(origin.trace_id, span, origin.flags),
             )
 

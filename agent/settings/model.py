@@ -17,13 +17,16 @@ class Env:
     """Marks a field: when the YAML leaves it out, the first of these variables that is set and not empty fills it.
 
     That gives the precedence: explicit YAML, then `STEM_*`, then `OTEL_*`, then the default. Lists are
-    comma-separated in a variable.
+    comma-separated in a variable. `unless` names a field that, given explicitly or by a `STEM_*` variable, also settles
+    this one: a signal's own `OTEL_*` endpoint must not win over a general one of higher precedence.
     """
 
     names: tuple[str, ...]
+    unless: str | None
 
-    def __init__(self, *names: str) -> None:
+    def __init__(self, *names: str, unless: str | None = None) -> None:
         object.__setattr__(self, "names", names)
+        object.__setattr__(self, "unless", unless)
 
     def find(self, environ: Mapping[str, str]) -> tuple[str, str] | None:
         """Return the variable that applies and its value."""

@@ -71,6 +71,8 @@ def _from_environment(
         env = next((mark for mark in info.metadata if isinstance(mark, Env)), None)
         if env is None or name in values or not (hit := env.find(environ)):
             continue
+        if env.unless and (env.unless in found or " STEM_" in document.origins.get((*path, env.unless), "")):
+            continue
         variable, text = hit
         document.origins[here] = f"environment variable {variable}"
         is_list = get_origin(nested) is tuple or any(get_origin(arg) is tuple for arg in get_args(nested))

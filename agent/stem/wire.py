@@ -38,9 +38,6 @@ class Attributes(Struct, rename="camel", gc=False):
     error: str | None = None
     stack_trace: str | None = None
     next_retry_at: datetime | None = None
-    emitted_at: datetime | None = None
-    isolate_id: int | None = None
-    timestamp: datetime | None = None
 
 
 class Signal(Struct, rename="camel", gc=False):
@@ -59,8 +56,6 @@ class Signal(Struct, rename="camel", gc=False):
     emitter: str | None = None
     boot: str | None = None
     seq: Count | None = None
-    pid: Count | None = None
-    host: str | None = None
     namespace: str = field(default="", name="__namespace")
 
 
@@ -102,8 +97,6 @@ class Envelope(Struct, rename="camel", gc=False):
 class HeartbeatExtras(Struct, rename="camel", gc=False):
     """The part of a heartbeat's `extras` that becomes telemetry."""
 
-    host: str | None = None
-    pid: Count | None = None
     concurrency: Count | None = None
     memory_bytes: Count | None = None
 

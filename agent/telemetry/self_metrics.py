@@ -4,12 +4,15 @@ Their volume is small and fixed, so the SDK is the right tool: every instrument 
 and gauges that the components keep. A thread of the SDK exports them; nothing here touches the hot path.
 """
 
+import logging
 import os
 import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import ClassVar
 
+import requests
 from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -19,7 +22,7 @@ from opentelemetry.sdk.resources import Resource
 
 from agent import __version__
 from agent.core.ledger import Account, Ledger
-from agent.telemetry.events import Telemetry
+from agent.telemetry.events import Event, Telemetry
 
 COUNTERS = {
     "stem_agent.signals.received": ("{signal}", "Signals heard, by event"),
@@ -32,6 +35,7 @@ COUNTERS = {
     "stem_agent.receiver.connect_failures": ("{attempt}", "Attempts to connect that failed"),
     "stem_agent.correlate.evicted": ("{attempt}", "Open attempts dropped, by reason"),
     "stem_agent.correlate.clock_adjusted": ("{attempt}", "Attempts whose times had to be clamped"),
+    "stem_agent.self_metrics.failures": ("{failure}", "Failed exports of these metrics, retries included"),
     "stem_agent.exporter.requests": ("{request}", "Requests, by status code"),
     "stem_agent.exporter.retries": ("{request}", "Requests that will be repeated, by reason"),
 }
@@ -54,6 +58,29 @@ class Destination:
     ca_file: str | None = None
     cert_file: str | None = None
     key_file: str | None = None
+    insecure_skip_verify: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class SelfMetricsFailed(Event):
+    """The agent's own metrics could not be exported."""
+
+    logger: str
+
+    phrase: ClassVar[str] = "failed to export the agent's own metrics"
+    counter: ClassVar[str | None] = "stem_agent.self_metrics.failures"
+    labels: ClassVar[tuple[str, ...]] = ("logger",)
+
+
+class _FailureHandler(logging.Handler):
+    """Turns the SDK's log lines into one event: their text may quote a header's value, and comes once a retry."""
+
+    def __init__(self, telemetry: Telemetry) -> None:
+        super().__init__(logging.WARNING)
+        self._telemetry = telemetry
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._telemetry.emit(SelfMetricsFailed(record.name))
 
 
 class SelfMetrics:
@@ -68,7 +95,10 @@ class SelfMetrics:
         *,
         interval: float,
     ) -> None:
+        session = requests.Session()
+        session.trust_env = False  # no proxies and no .netrc from the environment: the same road as the exporters'
         exporter = OTLPMetricExporter(
+            session=session,
             endpoint=destination.url,
             headers=dict(destination.headers),
             compression=Compression.Gzip if destination.gzip else Compression.NoCompression,
@@ -80,8 +110,13 @@ class SelfMetrics:
         reader = PeriodicExportingMetricReader(
             exporter, export_interval_millis=interval * 1000, export_timeout_millis=destination.timeout * 1000
         )
+        if destination.insecure_skip_verify:
+            session.verify = False
         self._telemetry = telemetry
         self._ledger = ledger
+        library = logging.getLogger("opentelemetry")
+        library.handlers[:] = [_FailureHandler(telemetry)]
+        library.propagate = False
         own = {**attributes, "service.name": "stem-agent", "service.version": __version__}
         self._provider = MeterProvider(metric_readers=[reader], resource=Resource(own), shutdown_on_exit=False)
         self._declare()

@@ -56,7 +56,8 @@ class Payloads(_Emitter[None]):
         super().__init__(Composer(worker_id=f"worker-{index}", emitter=f"pod-{index}", clock=lambda: self.now))
         self.payloads: list[bytes] = []
 
-    def send(self, payload: bytes) -> None:
+    def send(self, payload: bytes | None) -> None:
+        assert payload is not None
         self.payloads.append(payload)
 
 

@@ -1,6 +1,7 @@
 """The agent as operators meet it: a process, its exit code, and what it prints."""
 
 import asyncio
+import os
 import signal
 import sys
 from collections.abc import AsyncIterator, Callable
@@ -47,9 +48,6 @@ class Child:
         return "".join(self.lines)
 
 
-Start = Callable[..., AsyncIterator[Child]]
-
-
 @pytest.fixture
 async def start() -> AsyncIterator[Callable[..., "asyncio.Future[Child]"]]:
     children: list[asyncio.subprocess.Process] = []
@@ -62,6 +60,7 @@ async def start() -> AsyncIterator[Callable[..., "asyncio.Future[Child]"]]:
             *arguments,
             stderr=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
             env={"PATH": "/usr/bin:/bin", **environ},
         )
         children.append(process)
@@ -155,7 +154,9 @@ async def test_a_second_signal_ends_the_drain(
     await agent.until("stopping: draining")
     assert await agent.end(signal.SIGTERM) == 4
     assert "signal=traces accepted=3 delivered=0 rejected=0" in agent.output
-    assert "'shutdown': 3" in agent.output
+    assert "dropped=shutdown:3 held=0" in agent.output
+    assert "Unclosed" not in agent.output
+    assert "stem-agent stopped" in agent.lines[-1]
 
 
 async def test_a_stop_while_redis_keeps_silent_ends_at_once(
@@ -267,6 +268,18 @@ async def test_an_unknown_self_metrics_exporter_is_an_error(
     agent = await start("validate", "-c", str(write(yaml.replace("exporter: none", "exporter: nope"))))
     assert await agent.end() == 78
     assert "service.telemetry.metrics.exporter: found 'nope'" in agent.output
+
+
+@pytest.mark.parametrize("after", ["otlp endpoint at", "agent and fleet run"])
+async def test_ctrl_c_ends_the_demo_in_order(start: Callable[..., "asyncio.Future[Child]"], after: str) -> None:
+    demo = await start("demo", "--duration", "forever")
+    assert demo.process.stdout
+    while after.encode() not in (line := await demo.process.stdout.readline()):
+        assert line, "the demo ended by itself"
+    os.killpg(demo.process.pid, signal.SIGINT)
+    printed = (await demo.process.stdout.read()).decode()
+    assert await demo.end() == 0, demo.output + printed
+    assert "is accounted for" in printed
 
 
 async def test_the_demo_accounts_for_every_task(start: Callable[..., "asyncio.Future[Child]"]) -> None:

@@ -114,19 +114,24 @@ async def test_a_database_that_is_not_there_ends_the_start(
 
 
 async def test_a_user_without_the_channel_ends_the_start_and_one_without_heartbeats_goes_on(
-    locked: ValkeyServer, running: Running, sink: ObservedSink
+    locked: ValkeyServer, running: Running, sink: ObservedSink, caplog: pytest.LogCaptureFixture
 ) -> None:
     client = redis.asyncio.Redis(port=locked.port, password="right")
     await client.execute_command("ACL", "SETUSER", "blind", "on", ">pw", "+@all", "resetchannels")
-    await client.execute_command(
-        "ACL", "SETUSER", "narrow", "on", ">pw", "+subscribe", "+psubscribe", "resetchannels", "&stem:signals:stem:*"
-    )
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (rights,) = [line for line in readme.splitlines() if line.startswith("ACL SETUSER")]
+    await client.execute_command(*rights.split())
+    narrow = rights.replace("stem-agent", "narrow").replace(" &stem:heartbeat:stem", "")
+    await client.execute_command(*narrow.split())
     await client.aclose()
     with pytest.raises(StartupError, match="NOPERM"):
         async with running(told(f"redis://blind:pw@127.0.0.1:{locked.port}", sink)):
             pytest.fail("it started")
-    async with running(told(f"redis://narrow:pw@127.0.0.1:{locked.port}", sink)) as agent:
-        assert receiver_of(agent.graph)._connection is not None
+    for user, warned in (("stem-agent", False), ("narrow", True)):
+        caplog.clear()
+        async with running(told(f"redis://{user}:secret@127.0.0.1:{locked.port}", sink)) as agent:
+            assert receiver_of(agent.graph)._connection is not None
+        assert ("declined an optional step" in caplog.text) is warned
 
 
 async def test_a_server_that_is_away_is_waited_for(running: Running, sink: ObservedSink, unused_tcp_port: int) -> None:

@@ -14,8 +14,6 @@ from agent.stem.channels import heartbeat_channel, signal_channel
 from tests.conftest import ObservedSink, Running, receiver_of
 from tests.support import TASK_ID, Story, envelope, found
 
-LONG_AGO = '{"eventName": "task-prerun"'
-
 
 async def publish(
     client: "redis.asyncio.Redis", namespace: str, payloads: Sequence[bytes], emitter: str = "pod-1"

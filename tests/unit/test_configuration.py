@@ -115,6 +115,23 @@ def test_a_working_file_has_typed_values_and_defaults() -> None:
             "expected a base URL such as http://localhost:4318",
         ),
         (
+            "exporters: [otlp_http]",
+            "exporters: [otlp_http, otlp_http]",
+            "agent.yaml:10:61: service.pipelines.traces.exporters[1]: found 'otlp_http' twice",
+        ),
+        (
+            "service:",
+            "service:\n  telemetry: {metrics: {exporter: otlp_htp}}",
+            "agent.yaml:8:35: service.telemetry.metrics.exporter: found 'otlp_htp', "
+            "expected the id of an otlp_http; did you mean 'otlp_http'?",
+        ),
+        (
+            'endpoint: "http://localhost:4318"',
+            'headers: {api-key: "hunter2\\n"}',
+            "agent.yaml:6:24: exporters.otlp_http.headers: found a mapping, "
+            "expected a value of 'api-key' without line breaks",
+        ),
+        (
             "service:",
             "service:\n  extensions: [health]",
             "agent.yaml:8:16: service.extensions[0]: found 'health', which is not configured under extensions",
@@ -257,11 +274,16 @@ def test_the_environment_fills_what_the_file_leaves_out_and_the_file_wins() -> N
     assert (receiver.namespace, receiver.emitters) == ("shop", ("pod-7",))
     assert receiver.tls.insecure_skip_verify
     assert exporter.url(Kind.METRICS) == "http://stem:4318/v1/metrics"
-    assert exporter.url(Kind.TRACES) == "http://traces:4318/custom"
+    assert exporter.url(Kind.TRACES) == "http://stem:4318/v1/traces"
     assert exporter.headers["api-key"].get_secret_value() == "a b"
     explicit = parse(WORKING, environ).components["exporters"]["otlp_http"]
     assert isinstance(explicit, OtlpHttpConfig)
-    assert explicit.endpoint == "http://localhost:4318"
+    assert explicit.url(Kind.TRACES) == "http://localhost:4318/v1/traces"
+    del environ["STEM_OTLP_ENDPOINT"]
+    standard = load(None, environ).components["exporters"]["otlp_http"]
+    assert isinstance(standard, OtlpHttpConfig)
+    assert standard.url(Kind.TRACES) == "http://traces:4318/custom"
+    assert standard.url(Kind.LOGS) == "http://otel:4318/v1/logs"
 
 
 def test_a_bad_variable_is_named_as_the_place() -> None:

@@ -8,11 +8,24 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from agent.correlate.config import CorrelateConfig, LogsConfig
 from agent.correlate.correlator import CLOCK_ADJUSTED, EVICTED, LATE, UNATTRIBUTED
+from agent.correlate.logs import duration
 from agent.demo.sink import attributes
 from agent.emit import iso
 from agent.stem.catalogue import SignalName
 from agent.stem.wire import Gap
-from tests.support import EPOCH, SECOND, TASK_ID, TRACEPARENT, UTC_ZONE, Heard, Story, envelope, found, nanoseconds
+from tests.support import (
+    EPOCH,
+    SECOND,
+    TASK_ID,
+    TRACEPARENT,
+    UTC_ZONE,
+    Heard,
+    Story,
+    ToldTime,
+    envelope,
+    found,
+    nanoseconds,
+)
 
 DEBUG = CorrelateConfig(logs=LogsConfig(min_severity="DEBUG"))
 
@@ -463,3 +476,45 @@ def test_names_follow_the_queue_where_the_operator_wants_the_conventions() -> No
 def test_wait_spans_can_be_turned_off() -> None:
     heard = Heard(CorrelateConfig(wait_spans=False)).hear(Story().run())
     assert sorted(span.name for span in heard.spans) == ["process email.send", "send default"]
+
+
+def test_middleware_that_repeats_a_prerun_starts_nothing_twice() -> None:
+    story = Story()
+    payloads = story.run()
+    again = Story(time=ToldTime(EPOCH + timedelta(milliseconds=3)))
+    again.attempt().prerun()
+    heard = Heard().hear([*payloads[:2], *again.payloads, *payloads[2:]])
+    assert heard.counts()["stem.tasks.started"] == 1
+    assert heard.span("process").start_time_unix_nano == nanoseconds(EPOCH + timedelta(milliseconds=1))
+    assert len(heard.correlator.attempts) == 0
+
+
+def test_a_thin_envelope_does_not_keep_a_better_one_from_being_read() -> None:
+    payloads = Story().run()
+    thin = payloads[0][: payloads[0].index(b'"envelope"')] + b'"envelope":{},"attempt":0,"workerId":"worker-1"}'
+    assert len(Heard().hear([thin, *payloads[1:]]).spans) == 3
+
+
+def test_a_publish_may_be_told_by_its_envelope_alone() -> None:
+    story = Story()
+    story.recorded.emit("after-task-publish", {"taskId": TASK_ID}, envelope=envelope())
+    heard = Heard(DEBUG).hear(story.payloads)
+    assert heard.logs[0].body.string_value == "task email.send published to default"
+    assert found(heard.metrics()["stem.tasks.published"].sum.data_points[0])["queue"] == "default"
+
+
+def test_a_beat_that_was_sent_before_the_goodbye_brings_nobody_back() -> None:
+    story = Story()
+    story.recorded.heartbeat()
+    story.time.advance(1)
+    story.recorded.worker(SignalName.WORKER_SHUTDOWN)
+    beat, goodbye = story.payloads
+    heard = Heard().hear([beat, goodbye, beat]).pass_time(31)
+    assert [record.event_name for record in heard.logs] == ["stem.worker.shutdown"]
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"), [(0.035, "35 ms"), (0.9996, "1.0 s"), (1.23, "1.2 s"), (59.96, "1 m 0 s"), (125, "2 m 5 s")]
+)
+def test_durations_read_well(seconds: float, text: str) -> None:
+    assert duration(seconds) == text

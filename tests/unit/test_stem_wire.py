@@ -1,6 +1,7 @@
 """Decoding the wire: one odd field costs that field, only what is no signal at all costs the signal."""
 
 import json
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -74,8 +75,8 @@ def test_what_is_no_signal_is_refused_with_its_reason(payload: bytes, reason: st
     ],
 )
 def test_an_optional_field_of_the_wrong_type_costs_only_itself(changes: dict[str, Any]) -> None:
-    signal = decode_signal(encode(host="h", **changes))
-    assert signal.host == "h"
+    signal = decode_signal(encode(workerId="w", **changes))
+    assert signal.worker_id == "w"
     assert signal.event_name == "task-prerun"
 
 
@@ -216,3 +217,19 @@ def test_the_emitter_fills_every_field_of_the_wire() -> None:
     assert beat["pid"] > 0
     assert beat["host"]
     assert beat["attributes"]["timestamp"] == beat["occurredAt"]
+
+
+def test_a_worker_never_suffers_from_what_it_cannot_say() -> None:
+    story = Story()
+    for odd in (float("nan"), {1, 2}, object()):
+        story.attempt(envelope(meta={"odd": odd})).received()
+    story.attempt({"queue": "no id, no name"}).prerun()
+    assert [json.loads(payload)["seq"] for payload in story.payloads] == [2, 3, 4]
+    assert story.recorded.dropped == 1
+
+
+def test_numbers_are_taken_once_by_many_threads() -> None:
+    story = Story()
+    with ThreadPoolExecutor(8) as pool:
+        list(pool.map(lambda _: story.recorded.heartbeat(), range(4000)))
+    assert sorted(json.loads(payload)["seq"] for payload in story.payloads) == list(range(1, 4001))

@@ -1,9 +1,10 @@
 """What an operator writes about `otlp_http`."""
 
+import re
 from typing import Annotated, Any, Literal
 from urllib.parse import unquote
 
-from pydantic import BeforeValidator, Field, field_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator
 
 from agent.exporters.sending.config import QueueConfig, RetryConfig
 from agent.otlp.batch import Kind
@@ -31,24 +32,41 @@ def parse_headers(value: Any) -> Any:
     return {unquote(name.strip()): unquote(text.strip()) for name, _, text in pairs}
 
 
+# RFC 9110, sections 5.1 and 5.5: what a field name and a field value may consist of.
+_HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_HEADER_VALUE = re.compile(r"[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?|")
+
+
+def _checked_headers(headers: dict[str, Secret]) -> dict[str, Secret]:
+    for name, secret in headers.items():
+        if not _HEADER_NAME.fullmatch(name):
+            raise expected(f"a header name in place of {name!r}")
+        if not _HEADER_VALUE.fullmatch(secret.get_secret_value()):
+            raise expected(f"a value of {name!r} without line breaks, control characters or white space at its ends")
+    return headers
+
+
 class OtlpHttpConfig(Config):
     """Send to an OTLP/HTTP endpoint: a Collector's, or a vendor's."""
 
     endpoint: Annotated[HttpUrl, Env("STEM_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_ENDPOINT")] = Field(
         "http://localhost:4318", description="base URL; `/v1/traces`, `/v1/metrics`, `/v1/logs` are appended"
     )
-    traces_endpoint: Annotated[HttpUrl | None, Env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")] = Field(
+    traces_endpoint: Annotated[HttpUrl | None, Env("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT", unless="endpoint")] = Field(
         None, description="URL for traces, used as it is"
     )
-    metrics_endpoint: Annotated[HttpUrl | None, Env("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT")] = Field(
+    metrics_endpoint: Annotated[HttpUrl | None, Env("OTEL_EXPORTER_OTLP_METRICS_ENDPOINT", unless="endpoint")] = Field(
         None, description="URL for metrics, used as it is"
     )
-    logs_endpoint: Annotated[HttpUrl | None, Env("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT")] = Field(
+    logs_endpoint: Annotated[HttpUrl | None, Env("OTEL_EXPORTER_OTLP_LOGS_ENDPOINT", unless="endpoint")] = Field(
         None, description="URL for logs, used as it is"
     )
-    headers: Annotated[dict[str, Secret], Env("OTEL_EXPORTER_OTLP_HEADERS"), BeforeValidator(parse_headers)] = Field(
-        default_factory=dict, description="sent with every request; values stay secret"
-    )
+    headers: Annotated[
+        dict[str, Secret],
+        Env("OTEL_EXPORTER_OTLP_HEADERS"),
+        BeforeValidator(parse_headers),
+        AfterValidator(_checked_headers),
+    ] = Field(default_factory=dict, description="sent with every request; values stay secret")
     compression: Annotated[Literal["gzip", "none"], Env("OTEL_EXPORTER_OTLP_COMPRESSION")] = Field(
         "gzip", description="of request bodies"
     )

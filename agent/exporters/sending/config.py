@@ -35,4 +35,6 @@ class RetryConfig(Config):
     enabled: Flag = Field(default=True, description="false: drop what the first attempt does not deliver")
     initial_interval: Duration = Field(1.0, gt=0, description="ceiling of the first delay; doubles, with full jitter")
     max_interval: Duration = Field(30.0, gt=0, description="ceiling of every delay, a server's `Retry-After` included")
-    max_elapsed_time: Duration = Field(300.0, ge=0, description="give a batch up after this long; 0: never")
+    max_elapsed_time: Duration = Field(
+        0.0, ge=0, description="give a batch up after this long; 0: never, so that only a full queue drops"
+    )

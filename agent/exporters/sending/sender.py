@@ -129,6 +129,12 @@ class Sender:
         """Bytes of closed batches that wait."""
         return self._bytes
 
+    @property
+    def held(self) -> int:
+        """Items counted where they are: pending, waiting, under way. The account's `held` must say the same."""
+        count = self._batcher.pending.count + sum(pending.count for pending in self._unsealed)
+        return count + sum(batch.count for batch in (*self._sealed, *self._under_way.values()))
+
     # --- in --------------------------------------------------------------------------------------------------------
 
     def consume(self, batch: Batch) -> None:
@@ -213,9 +219,11 @@ class Sender:
                 try:
                     sealed = await loop.run_in_executor(self._executor, seal, pending, self._compress)
                 except Exception as error:  # noqa: BLE001 - see _deliver
-                    self._unsealed.popleft()
-                    self._bytes -= pending.size
-                    self._drop(INTERNAL_ERROR, pending.count, f"{type(error).__name__}: {error}")
+                    if self._unsealed and self._unsealed[0] is pending:
+                        self._unsealed.popleft()
+                        self._bytes -= pending.size
+                        self._drop(INTERNAL_ERROR, pending.count, f"{type(error).__name__}: {error}")
+                    self._check_idle()
                     continue
                 if self._unsealed and self._unsealed[0] is pending:  # else it was dropped meanwhile
                     self._unsealed.popleft()

@@ -102,16 +102,12 @@ async def subscribe(
                 lambda: Connection(session), url.host, url.port, ssl=tls, server_hostname=url.host if tls else None
             )
             await asyncio.wait((connection.subscribed, connection.ended), return_when=asyncio.FIRST_COMPLETED)
-    except TimeoutError:
-        hint = " (is it a tls port?)" if tls else ""
-        raise Refused(f"no answer within {timeout:g} s{hint}", heals=True) from None
-    except ssl.SSLCertVerificationError as error:
-        raise Refused(f"certificate not trusted: {error.verify_message}", heals=False) from error
-    except ssl.SSLError as error:
-        passing = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
-        raise Refused(f"tls failed: {error.reason or error}", heals=passing) from error
-    except OSError as error:
-        raise Refused(_plain(error), heals=True) from error
+    except (OSError, UnicodeError) as error:
+        raise _refused(error, url, timeout) from error
+    except asyncio.CancelledError:
+        if connection is not None:
+            connection.end(SessionEnd.STOPPED)
+        raise
     finally:
         if connection is not None and not session.ready:
             connection.end(SessionEnd.UNREACHABLE)
@@ -122,6 +118,17 @@ async def subscribe(
     return connection, session.declined
 
 
-def _plain(error: OSError) -> str:
-    """Return the reason without asyncio's decoration (`[Errno 111] Connect call failed ('127.0.0.1', 1)`)."""
-    return os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error).lower()
+def _refused(error: Exception, url: RedisUrl, timeout: float) -> Refused:
+    """Say in plain words why there is no connection, and whether waiting may help."""
+    if isinstance(error, UnicodeError):
+        return Refused(f"{url.host!r} is no host name", heals=False)
+    if isinstance(error, TimeoutError) and error.errno is None:
+        return Refused(f"no answer within {timeout:g} s{' (is it a tls port?)' if url.tls else ''}", heals=True)
+    if isinstance(error, ssl.SSLCertVerificationError):
+        return Refused(f"certificate not trusted: {error.verify_message}", heals=False)
+    if isinstance(error, ssl.SSLError):
+        passing = isinstance(error, ssl.SSLEOFError | ssl.SSLZeroReturnError)
+        return Refused(f"tls failed: {error.reason or error}", heals=passing)
+    number = error.errno if isinstance(error, OSError) else None
+    # Without asyncio's decoration: `[Errno 111] Connect call failed ('127.0.0.1', 1)`.
+    return Refused(os.strerror(number).lower() if number and number > 0 else str(error).lower(), heals=True)

@@ -139,8 +139,9 @@ class StemSignalsReceiver:
         )
         for refusal in declined:
             self._telemetry.emit(events.StepDeclined(self._id, refusal.step, refusal.answer))
-        names = " ".join(name for subscription in self.subscriptions for name in subscription.names)
-        self._telemetry.emit(events.Subscribed(self._id, config.url.address, names))
+        refused = {refusal.step.partition(" ")[2] for refusal in declined}
+        names = [name for subscription in self.subscriptions for name in subscription.names if name not in refused]
+        self._telemetry.emit(events.Subscribed(self._id, config.url.address, " ".join(names)))
         connection.keep_alive(config.ping_interval)
         return connection
 
@@ -150,7 +151,7 @@ class StemSignalsReceiver:
                 await asyncio.sleep(delay)
                 try:
                     self._connection = await self._subscribe()
-                except (Refused, StartupError) as refused:
+                except Exception as refused:  # noqa: BLE001 - whatever it was, giving up would be the end of listening
                     self._connect_failed(refused, delay := backoff.next())
                     continue
             connected_at = self._loop.time() if self._loop else 0.0
@@ -234,10 +235,10 @@ class StemSignalsReceiver:
         return self._emitters[channel]
 
     def _shed(self, channel: bytes, payload: bytes) -> None:
-        self._telemetry.emit(events.SignalShed(self._id, self._backlog.limit))
         emitter = self._emitter(channel)
         if emitter is None:
-            return
+            return  # another namespace's: not ours to lose
+        self._telemetry.emit(events.SignalShed(self._id, self._backlog.limit))
         try:
             stamp = _stamp.decode(payload)
         except (msgspec.DecodeError, UnicodeDecodeError):

@@ -10,6 +10,9 @@ from dataclasses import dataclass, field
 from agent.core.clock import NANOSECONDS
 from agent.stem.wire import Gap
 
+MAX_BOOTS = 10_000
+"""Emitter processes remembered; beyond that the one heard of first is forgotten, and would be believed anew."""
+SWEEP_SECONDS = 60
 MAX_HOLES = 1024
 """Holes remembered per boot; the oldest beyond that are told as lost at once, so a broken emitter costs no memory."""
 
@@ -38,12 +41,15 @@ class SequenceTracker:
         self._ttl_ns = int(ttl * NANOSECONDS)
         self._boots: dict[tuple[str, str, str], _Numbering] = {}
         self._with_holes: set[tuple[str, str, str]] = set()
+        self._next_sweep_ns = 0
 
     def observe(self, namespace: str, emitter: str, boot: str, seq: int, now_ns: int) -> bool:
         """Note that a number was heard; return False if it was heard before."""
         key = (namespace, emitter, boot)
         numbering = self._boots.get(key)
         if numbering is None:
+            if len(self._boots) >= MAX_BOOTS:
+                self._forget(next(iter(self._boots)))
             numbering = self._boots[key] = _Numbering(namespace, emitter, boot, seq, now_ns)
             if seq > 1:
                 numbering.before[1] = (seq - 1, now_ns)
@@ -69,9 +75,14 @@ class SequenceTracker:
                     yield Gap(numbering.namespace, numbering.emitter, numbering.boot, first, last, noticed_ns)
             if not numbering.holes:
                 self._with_holes.discard(key)
-        for key in [k for k, n in self._boots.items() if now_ns - n.seen_ns > self._ttl_ns]:
-            del self._boots[key]
-            self._with_holes.discard(key)
+        if now_ns >= self._next_sweep_ns:
+            self._next_sweep_ns = now_ns + SWEEP_SECONDS * NANOSECONDS
+            for key in [key for key, known in self._boots.items() if now_ns - known.seen_ns > self._ttl_ns]:
+                self._forget(key)
+
+    def _forget(self, key: tuple[str, str, str]) -> None:
+        del self._boots[key]
+        self._with_holes.discard(key)
 
     def close(self) -> Iterator[Gap]:
         """Yield every hole that is left: nobody will listen for what might fill it."""

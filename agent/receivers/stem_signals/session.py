@@ -1,10 +1,10 @@
 """The RESP conversation of one subscribed connection, without I/O (the RESP2 push mode of the Redis protocol).
 
-    connect --> AUTH --> SELECT --> SUBSCRIBE / PSUBSCRIBE --> messages and pings
-                  |         |            |
-                  +---------+------------+--> Refusal: will it heal by waiting?
+    connect --> AUTH --> CLIENT SETNAME --> SELECT --> SUBSCRIBE / PSUBSCRIBE --> messages and pings
+                  |      (optional)           |            |
+                  +---------------------------+------------+--> Refusal: will it heal by waiting?
 
-Bytes go in through `feed`, messages come out of it, and what is to be sent comes from `opening` and `ping`.
+Bytes go in through `feed`, messages come out of it, and what is to be sent are `opening` and `PING`.
 """
 
 from collections.abc import Callable, Iterator, Sequence
