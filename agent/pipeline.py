@@ -8,14 +8,13 @@ before somebody listens; stopped sources first, so that everything on its way st
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from zoneinfo import ZoneInfo
+from datetime import tzinfo
 
 from agent.configuration import SIGNALS, AgentConfig
 from agent.core.component import Component
 from agent.otlp.batch import Consumer, Fanout, Kind
-from agent.receivers.stem_signals.receiver import SignalConsumer
 from agent.registry import CONNECTORS, EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS, Connector, Exporter, Host, type_of
-from agent.stem.wire import Fact
+from agent.stem.wire import Fact, SignalConsumer
 
 
 class SignalFanout:
@@ -24,7 +23,7 @@ class SignalFanout:
     def __init__(self, consumers: Sequence[SignalConsumer]) -> None:
         self._consumers = tuple(consumers)
 
-    def consume_facts(self, facts: Sequence[Fact], zone: ZoneInfo) -> None:
+    def consume_facts(self, facts: Sequence[Fact], zone: tzinfo) -> None:
         """Hand the facts to each consumer in turn."""
         for consumer in self._consumers:
             consumer.consume_facts(facts, zone)

@@ -20,8 +20,9 @@ from agent.otlp.batch import Consumer, Kind
 from agent.otlp.resource import Resource
 from agent.processors.resource import ResourceConfig, ResourceProcessor
 from agent.receivers.stem_signals.config import StemSignalsConfig
-from agent.receivers.stem_signals.receiver import SignalConsumer, StemSignalsReceiver
+from agent.receivers.stem_signals.receiver import StemSignalsReceiver
 from agent.settings.model import Config
+from agent.stem.wire import SignalConsumer
 from agent.telemetry.events import Telemetry
 
 

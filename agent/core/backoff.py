@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 @dataclass(slots=True)
 class Backoff:
-    """Delays that grow from `initial` to `maximum` seconds; each is drawn evenly from (0, ceiling].
+    """Delays that grow from `initial` to `maximum` seconds; each is drawn evenly up to a ceiling that doubles.
 
     Full jitter, because many agents lose the same backend at the same moment. `at_least` is what a server
     asked for (`Retry-After`, gRPC `RetryInfo`); the next delays go on growing from it (OTLP specification,

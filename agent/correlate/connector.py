@@ -4,8 +4,8 @@ import asyncio
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import tzinfo
 from typing import ClassVar
-from zoneinfo import ZoneInfo
 
 from agent.core.clock import Clock
 from agent.correlate.config import CorrelateConfig
@@ -79,7 +79,7 @@ class CorrelateConnector:
             "stem_agent.correlate.open_attempts", lambda: float(len(self._correlator.attempts)), connector=identity
         )
 
-    def consume_facts(self, facts: Sequence[Fact], zone: ZoneInfo) -> None:
+    def consume_facts(self, facts: Sequence[Fact], zone: tzinfo) -> None:
         """Merge facts in the order they came, and hand on what is finished."""
         now_ns = self._clock()
         handle = self._correlator.handle

@@ -74,12 +74,10 @@ class Correlator:
         self.attempts.forget(now_ns)
         self.workers.tick(now_ns)
 
-    def close(self, now_ns: int) -> int:
-        """Settle every attempt whose end was heard; drop the others and return how many they were."""
-        before = self.counters[EVICTED, "shutdown"]
+    def close(self, now_ns: int) -> None:
+        """Settle every attempt whose end was heard; drop and count the others."""
         for attempt in self.attempts:
             self._evict(attempt, "shutdown", now_ns)
-        return self.counters[EVICTED, "shutdown"] - before
 
     # --- attempts --------------------------------------------------------------------------------------------------
 

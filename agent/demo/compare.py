@@ -66,10 +66,22 @@ def _attempts(truth: Truth, sink: Sink) -> Iterator[Row]:
         yield Row(f"attempts {state}", expected, received, wrong)
     known = {(a.task_id, a.number, a.worker) for a in truth.attempts}
     yield Row("attempts invented", 0, sum(len(found) for key, found in spans.items() if key not in known))
-    started = sum(1 for attempt in truth.attempts if attempt.started_us)
-    yield Row("wait spans", started, sum(1 for _ in sink.named("wait")))
-    untraced = sum(1 for attempt in truth.attempts if attempt.number == 0 and not attempt.traced)
-    yield Row("send spans", untraced, sum(1 for _ in sink.named("send")))
+    yield _waits(truth, sink)
+    untraced = {a.task_id for a in truth.attempts if a.number == 0 and not a.traced}
+    sends = [attributes(span.attributes)["stem.task.id"] for span in sink.named("send")]
+    yield Row("send spans", len(untraced), len(sends), sum(1 for task_id in sends if task_id not in untraced))
+
+
+def _waits(truth: Truth, sink: Sink) -> Row:
+    """Compare `wait` spans: one for every attempt that started, ending when it did, never before it began."""
+    started = {(a.task_id, a.number, a.worker): a.started_us * 1000 for a in truth.attempts if a.started_us}
+    waits = list(sink.named("wait"))
+    wrong = 0
+    for span in waits:
+        found = attributes(span.attributes)
+        key = (found["stem.task.id"], found["stem.task.attempt"], found["stem.worker.id"])
+        wrong += started.get(key) != span.end_time_unix_nano or span.start_time_unix_nano > span.end_time_unix_nano
+    return Row("wait spans", len(started), len(waits), wrong)
 
 
 def _counters(truth: Truth, sink: Sink) -> Iterator[Row]:

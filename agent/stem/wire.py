@@ -5,9 +5,9 @@ refuses is decoded again leniently, so that one odd field costs that field and n
 `occurredAt` and `attributes` are required.
 """
 
-from collections.abc import Mapping
-from datetime import datetime
-from typing import Annotated, Any, TypeVar, get_args
+from collections.abc import Mapping, Sequence
+from datetime import datetime, tzinfo
+from typing import Annotated, Any, Protocol, TypeVar, get_args
 
 import msgspec
 from msgspec import Raw, Struct, field
@@ -129,6 +129,14 @@ class Gap(Struct, frozen=True, gc=False):
 
 Fact = Signal | Heartbeat | Gap
 """What flows through the signals pipeline."""
+
+
+class SignalConsumer(Protocol):
+    """The next step of the signals pipeline."""
+
+    def consume_facts(self, facts: Sequence[Fact], zone: tzinfo) -> None:
+        """Take decoded facts; times without an offset are in `zone`."""
+
 
 _signal = msgspec.json.Decoder(Signal)
 _envelope = msgspec.json.Decoder(Envelope)

@@ -1,8 +1,7 @@
 """The receiver itself: fails fast on the first connect, reconnects for ever afterwards, decodes, hands on."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
-from typing import Protocol
+from collections.abc import Iterable
 from zoneinfo import ZoneInfo
 
 import msgspec
@@ -18,7 +17,7 @@ from agent.receivers.stem_signals.sequence import SequenceTracker
 from agent.receivers.stem_signals.session import SessionEnd, Subscription
 from agent.stem.catalogue import SignalName
 from agent.stem.channels import HEARTBEAT_PREFIX, emitter_of, heartbeat_channel, signal_channel, signal_pattern
-from agent.stem.wire import DecodeError, Fact, Gap, decode_heartbeat, decode_signal
+from agent.stem.wire import DecodeError, Fact, Gap, SignalConsumer, decode_heartbeat, decode_signal
 from agent.telemetry.events import Telemetry
 
 CHUNK = 256
@@ -27,13 +26,6 @@ TICK_SECONDS = 0.25
 _UNKNOWN = "unknown"
 _HEARTBEAT = "heartbeat"
 _HEARTBEATS = HEARTBEAT_PREFIX.encode()
-
-
-class SignalConsumer(Protocol):
-    """The next step of the signals pipeline."""
-
-    def consume_facts(self, facts: Sequence[Fact], zone: ZoneInfo) -> None:
-        """Take decoded facts; times without an offset are in `zone`."""
 
 
 class _Stamp(msgspec.Struct):
