@@ -33,6 +33,7 @@ _SELF_METRICS_SECONDS = 1.0
 _LOST_COUNTERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("stem_agent.correlate.evicted", {}),
     ("stem_agent.signals.lost", {"reason": "shed"}),
+    ("stem_agent.signals.lost", {"reason": "shutdown"}),
     ("stem_agent.signals.lost", {"reason": "internal_error"}),
 )
 
@@ -125,9 +126,13 @@ class Agent:
         identity = settings.exporter or self._metrics_exporter()
         config = self._config.components["exporters"].get(identity or SELF_METRICS_OFF)
         if isinstance(config, OtlpHttpConfig):
-            self._self_metrics = SelfMetrics(
-                self.telemetry, self.ledger, self._attributes, _destination(config), interval=settings.interval
-            )
+            destination = _destination(config)
+            try:
+                self._self_metrics = SelfMetrics(
+                    self.telemetry, self.ledger, self._attributes, destination, interval=settings.interval
+                )
+            except Exception as error:  # noqa: BLE001 - the SDK refuses some OTEL_* variables; the main job goes on
+                log(logging.ERROR, "failed to start the agent's own metrics", {"error": str(error)})
 
     def _metrics_exporter(self) -> str | None:
         pipelines = self._config.service.pipelines.items()

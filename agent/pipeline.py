@@ -7,6 +7,7 @@ before somebody listens; stopped sources first, so that everything on its way st
 """
 
 import asyncio
+import logging
 from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 
@@ -15,6 +16,7 @@ from agent.core.component import Component
 from agent.otlp.batch import Consumer, Fanout, Kind
 from agent.registry import CONNECTORS, EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS, Connector, Exporter, Host, type_of
 from agent.stem.wire import Fact, SignalConsumer
+from agent.telemetry.events import log
 
 
 class SignalFanout:
@@ -72,7 +74,10 @@ class Graph:
         for _, components in reversed(self.stages):
             running = [component for component in components.values() if component in self._started]
             left = max(0.0, deadline - loop.time())
-            await asyncio.gather(*(component.stop(left) for component in running))
+            ends = await asyncio.gather(*(component.stop(left) for component in running), return_exceptions=True)
+            for error in ends:
+                if isinstance(error, Exception):  # its fault must not keep the others from draining
+                    log(logging.ERROR, "failed to stop a component", {"error": f"{type(error).__name__}: {error}"})
             self._started = [component for component in self._started if component not in running]
 
     # --- building, from the end --------------------------------------------------------------------------------------

@@ -33,6 +33,7 @@ class AttemptTable:
         self._due: deque[tuple[int, Attempt]] = deque()
         # Both in the order of expiry, because each has one time to live: key -> (forget at, ...).
         self._buried: dict[Key, tuple[int, int]] = {}
+        self._evicted: dict[Key, tuple[int, int]] = {}
         self._retries: dict[tuple[str, int], tuple[int, Retry]] = {}
 
     def __len__(self) -> int:
@@ -56,6 +57,7 @@ class AttemptTable:
             attempt = self._open.get(key)
         if attempt is None and key not in self._buried:
             attempt = self._open[key] = Attempt(key, number, namespace, now_ns)
+            attempt.told = self._evicted.pop(key, (0, 0))[1]
             if number:
                 self.recall(attempt)
         return attempt
@@ -89,14 +91,18 @@ class AttemptTable:
             else:
                 return
 
-    def remove(self, attempt: Attempt) -> None:
-        """Forget an open attempt."""
+    def evict(self, attempt: Attempt, now_ns: int) -> None:
+        """Drop an open attempt; should its end still come, what was told of its start is not told again."""
+        self._remove(attempt)
+        self._evicted[attempt.key] = (now_ns + self._task_ttl_ns, attempt.told)
+
+    def _remove(self, attempt: Attempt) -> None:
         attempt.settled = True
         del self._open[attempt.key]
 
     def bury(self, attempt: Attempt, now_ns: int) -> None:
         """Close an attempt and leave a tombstone, so that what comes late is recognised."""
-        self.remove(attempt)
+        self._remove(attempt)
         self._buried[attempt.key] = (now_ns + self._settled_ttl_ns, attempt.started_ns)
         if attempt.number:
             self._retries.pop((attempt.task_id, attempt.number - 1), None)
@@ -109,7 +115,9 @@ class AttemptTable:
         return True
 
     def retried(self, attempt: Attempt, next_retry_ns: int, now_ns: int) -> None:
-        """Remember that an attempt ended in a retry, for the one that follows."""
+        """Remember that an attempt ended in a retry, for the one that follows; 0 where its time was not told."""
+        if not next_retry_ns and (attempt.task_id, attempt.number) in self._retries:
+            return
         self._retries[attempt.task_id, attempt.number] = (
             now_ns + self._task_ttl_ns,
             Retry(attempt.worker, next_retry_ns),
@@ -125,6 +133,7 @@ class AttemptTable:
     def forget(self, now_ns: int) -> None:
         """Drop expired tombstones and retries."""
         _expire(self._buried, now_ns, MEMORIES_PER_TASK * self._max)
+        _expire(self._evicted, now_ns, self._max)
         _expire(self._retries, now_ns, self._max)
 
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
 from typing import ClassVar
@@ -106,23 +106,27 @@ class CorrelateConnector:
         await asyncio.gather(*tasks, return_exceptions=True)
         if not self._stopped:
             self._stopped = True
-            self._correlator.close(self._clock())
-            self._hand_on()
-            self._hand_on_metrics()
+            self._guarded(lambda: self._correlator.close(self._clock()))
+            self._guarded(self._hand_on)
+            self._guarded(self._hand_on_metrics)
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            try:
-                self._correlator.tick(self._clock())
-            except Exception as error:  # noqa: BLE001 - as above; without its timer nothing would ever settle
-                self._telemetry.emit(FactFailed(self._id, f"{type(error).__name__}: {error}"))
-            self._hand_on()
+            self._guarded(lambda: self._correlator.tick(self._clock()))
+            self._guarded(self._hand_on)
 
     async def _collect(self) -> None:
         while True:
             await asyncio.sleep(self._config.metrics_interval)
-            self._hand_on_metrics()
+            self._guarded(self._hand_on_metrics)
+
+    def _guarded(self, step: Callable[[], None]) -> None:
+        """Take a step of a timer: a fault of ours must not stop the timer, or nothing would ever settle."""
+        try:
+            step()
+        except Exception as error:  # noqa: BLE001 - see above
+            self._telemetry.emit(FactFailed(self._id, f"{type(error).__name__}: {error}"))
 
     def _hand_on(self) -> None:
         recorder = self._correlator.recorder

@@ -11,7 +11,7 @@ from agent.correlate.origin import Origin, read_origin, unknown_origin
 from agent.correlate.recorder import Publish, Recorder
 from agent.correlate.spans import Settled
 from agent.correlate.workers import LIFECYCLE, Workers
-from agent.stem.catalogue import SIGNAL_NAMES, SignalName
+from agent.stem.catalogue import SIGNAL_NAMES, SignalName, TaskState
 from agent.stem.timestamps import epoch_ns
 from agent.stem.wire import Envelope, Fact, Heartbeat, Signal, decode_envelope
 
@@ -142,6 +142,8 @@ class Correlator:
             ended_ns = _epoch_ns(signal.ended_at, zone)
             ending = Ending(ended_ns, signal.error or "") if ended_ns else None
             attempt.finish(time_ns, attributes.state, ending)
+            if attributes.state == TaskState.RETRIED:
+                self.attempts.retried(attempt, 0, now_ns)
         else:
             error = attributes.error or attributes.reason or signal.error or ""
             next_retry_ns = _epoch_ns(attributes.next_retry_at, zone)
@@ -166,7 +168,7 @@ class Correlator:
         if attempt.has_end:  # it was only waiting for stragglers: it can be told
             self._settle(attempt, now_ns)
             return
-        self.attempts.remove(attempt)
+        self.attempts.evict(attempt, now_ns)
         self.counters[EVICTED, reason] += 1
 
     # --- everything else ---------------------------------------------------------------------------------------------

@@ -39,11 +39,15 @@ class DebugExporter(Passive):
         account = self._ledger.account(self._id, batch.kind)
         account.accepted += batch.count
         stream = self._stream or sys.stdout
-        stream.write(f"{self._id}: {batch.count} {_NOUNS[batch.kind]}\n")
-        if self._config.verbosity != "basic":
-            stream.writelines(f"  {line}\n" for line in self._lines(batch))
-        stream.flush()
-        account.delivered += batch.count
+        try:
+            stream.write(f"{self._id}: {batch.count} {_NOUNS[batch.kind]}\n")
+            if self._config.verbosity != "basic":
+                stream.writelines(f"  {line}\n" for line in self._lines(batch))
+            stream.flush()
+        except (OSError, ValueError):  # the disk is full, the reader is gone, the encoding is too narrow
+            account.dropped["output_failed"] += batch.count
+        else:
+            account.delivered += batch.count
 
     def _lines(self, batch: Batch) -> Iterator[str]:
         parse, summarise = _FORMATS[batch.kind]

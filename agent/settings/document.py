@@ -67,6 +67,9 @@ def read(text: str, file: str, environ: Mapping[str, str]) -> Document:
     yaml.allow_duplicate_keys = True  # noticed below, with both lines
     try:
         node = yaml.compose(text)
+        document.root = _Reader(document, environ).value(node, ()) if node else None
+    except RecursionError:
+        raise ConfigError([Problem(file, 1, 1, "", "not valid YAML: nested too deeply")]) from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
@@ -74,7 +77,6 @@ def read(text: str, file: str, environ: Mapping[str, str]) -> Document:
     except YAMLError as error:
         first_line = str(error).splitlines()[0]
         raise ConfigError([Problem(file, 1, 1, "", f"not valid YAML: {first_line}")]) from None
-    document.root = _Reader(document, environ).value(node, ()) if node else None
     return document
 
 

@@ -29,7 +29,7 @@ class ClientTls(Config):
             context = ssl.create_default_context(cafile=self.ca_file)
             if self.cert_file:
                 context.load_cert_chain(self.cert_file, self.key_file)
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ValueError) as error:
             files = ", ".join(filter(None, (self.ca_file, self.cert_file, self.key_file)))
             raise StartupError(f"failed to load tls files {files}: {error}") from error
         if self.insecure_skip_verify:

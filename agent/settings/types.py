@@ -13,9 +13,10 @@ from pydantic_core import PydanticCustomError
 EXPECTED = "expected"
 """Type of our own validation errors; the message is what was expected instead."""
 
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(us|ms|s|m|h)")
+_DURATION = re.compile(r"([0-9]+(?:\.[0-9]+)?)(us|ms|s|m|h)")
 _SECONDS = {"us": 1e-6, "ms": 1e-3, "s": 1.0, "m": 60.0, "h": 3600.0}
-_SIZE = re.compile(r"(\d+)\s*(|B|KiB|MiB|GiB|kB|KB|MB|GB)")
+_MAX_SECONDS = 10 * 366 * 86_400
+_SIZE = re.compile(r"([0-9]+)\s*(|B|KiB|MiB|GiB|kB|KB|MB|GB)")
 _BYTES = {
     "": 1,
     "B": 1,
@@ -43,7 +44,10 @@ def parse_duration(value: Any) -> Any:
     parts = _DURATION.findall(value)
     if not parts or "".join(n + u for n, u in parts) != value:
         raise expected("a duration such as 250ms, 10s, 5m or 1h30m")
-    return sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
+    if seconds > _MAX_SECONDS:
+        raise expected("a duration of at most ten years")
+    return seconds
 
 
 def parse_size(value: Any) -> Any:
@@ -108,6 +112,10 @@ class RedisUrl:
         return f"{self.host}:{self.port}"
 
 
+def _has_space(text: str) -> bool:
+    return any(char.isspace() or not char.isprintable() for char in text)
+
+
 def parse_redis_url(value: Any) -> Any:
     """Turn a Redis URL into its parts."""
     if not isinstance(value, str):
@@ -115,7 +123,11 @@ def parse_redis_url(value: Any) -> Any:
     wanted = expected("a URL such as redis://localhost:6379/0 or rediss://user:password@host:6380/0")
     try:
         url = urlsplit(value)
-        if url.scheme not in {"redis", "rediss"} or url.query or url.fragment:
+        value.encode()  # half a surrogate pair can be neither a password nor a host
+        database = url.path.strip("/")
+        if url.scheme not in {"redis", "rediss"} or url.query or url.fragment or url.port == 0:
+            raise wanted
+        if (database and not (database.isascii() and database.isdigit())) or _has_space(url.hostname or ""):
             raise wanted
         return RedisUrl(value)
     except ValueError:

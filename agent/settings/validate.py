@@ -117,9 +117,9 @@ def _shown(value: Any, where: Path, document: Document) -> str:
     if value is None:
         return "nothing"
     text = str(value)
-    if "@" in text:
-        text = "...@" + text.rpartition("@")[2]
-    return repr(text)
+    # Variables are where secrets are, a malformed URL may have its password anywhere, a header is a secret as a whole.
+    hidden = where in document.origins or "headers" in where or any(mark in text for mark in ("@", "//:", "?"))
+    return "a value (not shown: it may be secret)" if hidden else repr(text)
 
 
 def _keys_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:

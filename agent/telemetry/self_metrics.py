@@ -100,7 +100,8 @@ class SelfMetrics:
         exporter = OTLPMetricExporter(
             session=session,
             endpoint=destination.url,
-            headers=dict(destination.headers),
+            # Never empty: else the stock exporter takes from the environment what the file left out on purpose.
+            headers={"Accept-Encoding": "identity", **destination.headers},
             compression=Compression.Gzip if destination.gzip else Compression.NoCompression,
             timeout=destination.timeout,
             certificate_file=destination.ca_file,

@@ -209,7 +209,7 @@ async def test_a_server_that_is_not_ready_is_tried_again(
         await writer.drain()
 
     port = await scripted(speak)
-    async with running(told(f"redis://127.0.0.1:{port}", sink, connect_timeout="50ms")) as agent:
+    async with running(told(f"redis://127.0.0.1:{port}", sink, connect_timeout="5s" if speech else "50ms")) as agent:
         assert agent.telemetry.counted("stem_agent.receiver.connect_failures") >= 1
     (first, *_) = [record for record in caplog.records if "failed to connect to redis" in record.getMessage()]
     assert reason in first.fields["reason"]  # type: ignore[attr-defined]

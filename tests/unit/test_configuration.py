@@ -186,6 +186,11 @@ def test_broken_yaml_is_told_with_its_place(text: str) -> None:
     assert "not valid YAML" in told or "expected" in told
 
 
+def test_yaml_nested_without_end_is_told() -> None:
+    assert "nested too deeply" in problem("[" * 3000)
+    assert "nested too deeply" in problem("".join("{a: " for _ in range(3000)))
+
+
 def test_an_alias_to_itself_is_told() -> None:
     assert any("refers to the very thing" in line for line in problems("receivers: &r\n  a: *r\n"))
 
@@ -236,11 +241,22 @@ SECRET = "hunter2"
         "{url: 'http://user:hunter2@localhost'}",
         "{backlog: '${env:SECRET}'}",
         "{url: '${env:SECRET}'}",
+        "{url: 'redis//:hunter2'}",
+        "{url: 'ftp://host?key=hunter2'}",
     ],
 )
 def test_no_error_shows_a_secret(options: str) -> None:
     told = problems(replaced('{url: "redis://localhost:6379/0"}', options), {"SECRET": SECRET})
     assert SECRET not in "\n".join(told)
+
+
+@pytest.mark.parametrize("headers", ["hunter2", "{api-key: [hunter2]}", "{api-key: 'hunter2\x07'}"])
+def test_no_error_shows_a_header(headers: str) -> None:
+    told = problems(replaced('endpoint: "http://localhost:4318"', f"headers: {headers}"))
+    assert SECRET not in "\n".join(told)
+    with pytest.raises(ConfigError) as refused:
+        load(None, {"OTEL_EXPORTER_OTLP_HEADERS": "api-key hunter2"})
+    assert SECRET not in str(refused.value)
 
 
 def test_secrets_are_opaque_in_every_representation() -> None:
@@ -320,7 +336,7 @@ def test_durations(text: str, seconds: float) -> None:
     assert parse_duration(text) == pytest.approx(seconds)
 
 
-@pytest.mark.parametrize("text", ["", "10", "s", "10 s", "-1s", "1d", "1e3s", "ten"])
+@pytest.mark.parametrize("text", ["", "10", "s", "10 s", "-1s", "1d", "1e3s", "ten", "99999999h", "\u0661s"])
 def test_what_is_no_duration(text: str) -> None:
     with pytest.raises(ValueError, match="duration"):
         parse_duration(text)

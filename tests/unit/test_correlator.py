@@ -323,6 +323,8 @@ def test_an_evicted_attempt_is_still_told_by_its_end() -> None:
     payloads = story.run()
     heard.hear(payloads[:2]).pass_time(11)
     heard.hear(payloads[2:])
+    assert heard.counts()["stem.tasks.started"] == 1
+    assert [record.event_name for record in heard.logs] == ["stem.task.started", "stem.task.succeeded"]
     assert heard.span("process").start_time_unix_nano == nanoseconds(EPOCH + timedelta(milliseconds=1))
 
 

@@ -1,6 +1,7 @@
 """Batching, retrying and the books, against a scripted transport."""
 
 import asyncio
+import io
 import random
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -19,6 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from agent.core.backoff import Backoff
 from agent.core.ledger import Account, Ledger
+from agent.exporters.debug import DebugConfig, DebugExporter
 from agent.exporters.otlp_http.answer import interpret, retry_after
 from agent.exporters.sending.batcher import Batcher
 from agent.exporters.sending.config import BatchConfig, QueueConfig, RetryConfig
@@ -107,6 +109,7 @@ def test_redirects_are_not_followed(status: int) -> None:
         ("1e9", 0),
         ("999999999", 999999999),
         ("²", 0),
+        ("21 Oct 99999999999 10:00:00 GMT", 0),
     ],
 )
 def test_retry_after_in_all_its_forms(value: str | None, seconds: float) -> None:
@@ -330,3 +333,39 @@ def test_the_ledger_always_adds_up(
         assert account.delivered == len(script.spans) - account.rejected.total()
 
     asyncio.run(play())
+
+
+async def test_a_batch_that_cannot_be_sealed_costs_itself_only(executor: ThreadPoolExecutor) -> None:
+    sending = Sending(Script(lambda _: Delivered()), executor)
+
+    def compress(data: bytes) -> bytes:
+        if b"bad" in data:
+            raise MemoryError
+        return data
+
+    sending.sender._compress = compress
+    await sending.sender.start()
+    for name in ("good", "bad", "good"):
+        sending.sender.consume(Batch(Kind.TRACES, RESOURCE, [Span(name=name).SerializeToString()], 1))
+    await sending.sender.stop(5)
+    assert sending.books() == (3, 2, {}, {INTERNAL_ERROR: 1}, 0)
+
+
+def test_a_debug_exporter_that_cannot_write_drops_and_raises_nothing() -> None:
+    class Full(io.StringIO):
+        def write(self, _: str) -> int:
+            raise OSError(28, "No space left on device")
+
+    ledger = Ledger()
+    DebugExporter("debug", DebugConfig(), ledger, Full()).consume(batch(1, 2))
+    account = ledger.account("debug", "traces")
+    assert (account.delivered, dict(account.dropped), account.held) == (0, {"output_failed": 2}, 0)
+
+
+@pytest.mark.parametrize(("verbosity", "lines"), [("basic", 1), ("normal", 3)])
+def test_the_debug_exporter_shows_what_passes(verbosity: Any, lines: int) -> None:
+    stream, ledger = io.StringIO(), Ledger()
+    DebugExporter("debug", DebugConfig(verbosity=verbosity), ledger, stream).consume(batch(1, 2))
+    assert stream.getvalue().splitlines()[0] == "debug: 2 spans"
+    assert len(stream.getvalue().splitlines()) == lines
+    assert ledger.account("debug", "traces").delivered == 2

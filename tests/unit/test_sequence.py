@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.receivers.stem_signals.backlog import MESSAGE_OVERHEAD, Backlog
-from agent.receivers.stem_signals.sequence import MAX_HOLES, SequenceTracker
+from agent.receivers.stem_signals.sequence import MAX_BOOTS, MAX_HOLES, SequenceTracker
 from tests.support import SECOND
 
 
@@ -61,6 +61,20 @@ def test_a_broken_emitter_costs_bounded_memory() -> None:
     observe(tracker, *range(1, 4 * MAX_HOLES, 2))
     list(tracker.tick(1))
     assert sum(1 for _ in tracker.close()) <= MAX_HOLES
+
+
+def test_an_absurd_step_is_no_loss_but_a_numbering_to_begin_anew() -> None:
+    tracker = SequenceTracker()
+    assert observe(tracker, 1, (1 << 63) - 1) == [True, True]
+    assert missing(tracker) == []
+
+
+def test_short_lived_emitters_cost_bounded_memory() -> None:
+    tracker = SequenceTracker()
+    for boot in range(MAX_BOOTS + 10):
+        observe(tracker, 1, 3, boot=str(boot))
+    assert len(tracker._boots) == MAX_BOOTS
+    assert len(missing(tracker)) == MAX_BOOTS
 
 
 def test_closing_tells_every_hole_that_is_left() -> None:

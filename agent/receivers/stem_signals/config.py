@@ -56,7 +56,7 @@ class StemSignalsConfig(Config):
     @field_validator("emitters")
     @classmethod
     def _no_colons(cls, emitters: tuple[str, ...]) -> tuple[str, ...]:
-        if any(":" in emitter or not emitter for emitter in emitters):
+        if any(":" in emitter or not emitter.isprintable() or not emitter for emitter in emitters):
             raise expected("names without a colon (a colon ends the namespace in the channel's name)")
         return emitters
 

@@ -46,7 +46,7 @@ class Connection(asyncio.Protocol):
         self._last_heard = self._loop.time()
         try:
             self._session.feed(data)
-        except hiredis.ProtocolError:
+        except (hiredis.ProtocolError, TypeError, IndexError, AttributeError):  # no, or no sound, redis protocol
             self.end(SessionEnd.GARBAGE)
             return
         if not self.subscribed.done() and (self._session.ready or self._session.refusal):

@@ -121,3 +121,16 @@ class SignalShed(Event):
     counter: ClassVar[str | None] = "stem_agent.signals.lost"
     labels: ClassVar[tuple[str, ...]] = ("receiver",)
     constant: ClassVar[tuple[tuple[str, str], ...]] = (("reason", "shed"),)
+
+
+@dataclass(frozen=True, slots=True)
+class SignalUnread(Event):
+    """A raw signal was still waiting to be decoded when the agent had to stop."""
+
+    receiver: str
+
+    phrase: ClassVar[str] = "stopped before all signals were decoded"
+    level: ClassVar[int] = logging.ERROR
+    counter: ClassVar[str | None] = "stem_agent.signals.lost"
+    labels: ClassVar[tuple[str, ...]] = ("receiver",)
+    constant: ClassVar[tuple[tuple[str, str], ...]] = (("reason", "shutdown"),)

@@ -18,11 +18,12 @@ from agent.receivers.stem_signals.session import SessionEnd, Subscription
 from agent.stem.catalogue import SignalName
 from agent.stem.channels import HEARTBEAT_PREFIX, emitter_of, heartbeat_channel, signal_channel, signal_pattern
 from agent.stem.wire import DecodeError, Fact, Gap, SignalConsumer, decode_heartbeat, decode_signal
-from agent.telemetry.events import Telemetry
+from agent.telemetry.events import Event, Telemetry
 
 CHUNK = 256
 """Messages decoded before the event loop gets its turn: about 3 ms, so the socket is never left waiting longer."""
 TICK_SECONDS = 0.25
+_STOP_SHARE = 0.5  # of the deadline, for what is still undecoded: delivering the rest needs the other half
 _UNKNOWN = "unknown"
 _HEARTBEAT = "heartbeat"
 _HEARTBEATS = HEARTBEAT_PREFIX.encode()
@@ -111,13 +112,13 @@ class StemSignalsReceiver:
             self._connection = None
         await asyncio.gather(*tasks, return_exceptions=True)
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout
+        deadline = loop.time() + timeout * _STOP_SHARE
         while self._backlog and loop.time() < deadline:
             self._process()
             await asyncio.sleep(0)
         while self._backlog:
             for channel, payload in self._backlog.take(CHUNK):
-                self._shed(channel, payload)
+                self._account(channel, payload, events.SignalUnread(self._id))
         if self._draining:
             self._draining.cancel()
             self._draining = None
@@ -227,13 +228,16 @@ class StemSignalsReceiver:
         return self._emitters[channel]
 
     def _shed(self, channel: bytes, payload: bytes) -> None:
+        self._account(channel, payload, events.SignalShed(self._id, self._backlog.limit))
+
+    def _account(self, channel: bytes, payload: bytes, loss: Event) -> None:
         emitter = self._emitter(channel)
         if emitter is None:
             return  # another namespace's: not ours to lose
-        self._telemetry.emit(events.SignalShed(self._id, self._backlog.limit))
+        self._telemetry.emit(loss)
         try:
             stamp = _stamp.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError):
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
             return
         if stamp.boot is not None and stamp.seq is not None:
             # Lost, and counted so already: its number must not be counted again as a gap.

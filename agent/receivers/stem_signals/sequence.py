@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from agent.core.clock import NANOSECONDS
 from agent.stem.wire import Gap
 
+MAX_JUMP = 10_000_000
+"""A larger step is no loss but a broken or hostile emitter: its numbering is believed anew."""
 MAX_BOOTS = 10_000
 """Emitter processes remembered; beyond that the one heard of first is forgotten, and would be believed anew."""
 SWEEP_SECONDS = 60
@@ -57,7 +59,7 @@ class SequenceTracker:
         numbering.seen_ns = now_ns
         expected = numbering.highest + 1
         if seq >= expected:
-            if seq > expected:
+            if expected < seq <= expected + MAX_JUMP:
                 numbering.holes[expected] = (seq - 1, now_ns)
                 self._with_holes.add(key)
             numbering.highest = seq
