@@ -26,7 +26,7 @@ from agent.telemetry.events import Event, Telemetry
 
 COUNTERS = {
     "stem_agent.signals.received": ("{signal}", "Signals heard, by event"),
-    "stem_agent.signals.lost": ("{signal}", "Signals lost, by reason: gap, shed, decode, oversize, shutdown, internal_error"),
+    "stem_agent.signals.lost": ("{signal}", "Signals lost: gap, shed, decode, oversize, shutdown, internal_error"),
     "stem_agent.signals.gaps": ("{gap}", "Holes in an emitter's numbering"),
     "stem_agent.signals.duplicates": ("{signal}", "Signals heard again, by number"),
     "stem_agent.signals.late": ("{signal}", "Facts that came after their attempt was settled, repeats included"),
