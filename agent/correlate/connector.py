@@ -8,6 +8,7 @@ from datetime import tzinfo
 from typing import ClassVar
 
 from agent.core.clock import Clock
+from agent.core.tasks import cancel
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.correlator import CLOCK_ADJUSTED, EVICTED, LATE, UNATTRIBUTED, Correlator
 from agent.otlp.batch import Batch, Consumer, Kind
@@ -101,9 +102,7 @@ class CorrelateConnector:
     async def stop(self, timeout: float) -> None:  # noqa: ARG002, ASYNC109 - nothing here waits; see Component
         """Settle what can be settled, hand on everything including a last snapshot of the metrics."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await cancel(tasks)
         if not self._stopped:
             self._stopped = True
             self._guarded(lambda: self._correlator.close(self._clock()))

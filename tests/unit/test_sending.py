@@ -369,3 +369,25 @@ def test_the_debug_exporter_shows_what_passes(verbosity: Any, lines: int) -> Non
     assert stream.getvalue().splitlines()[0] == "debug: 2 spans"
     assert len(stream.getvalue().splitlines()) == lines
     assert ledger.account("debug", "traces").delivered == 2
+
+
+async def test_a_cancellation_that_a_library_mistakes_for_its_own_timeout_is_not_the_last(
+    executor: ThreadPoolExecutor,
+) -> None:
+    class Swallows(Script):
+        async def __call__(self, sealed: Sealed) -> Outcome:
+            self.attempts.append(sealed)
+            self.called.set()
+            try:
+                await asyncio.Event().wait()
+            except asyncio.CancelledError:
+                if len(self.attempts) > 1:
+                    raise
+            return Retry("timeout", "")
+
+    sending = Sending(Swallows(lambda _: None), executor)
+    await sending.sender.start()
+    sending.sender.consume(batch(1))
+    await sending.script.called.wait()
+    await sending.sender.stop(0.01)
+    assert sending.books() == (1, 0, {}, {SHUTDOWN: 1}, 0)

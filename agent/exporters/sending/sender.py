@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from agent.core.backoff import Backoff
 from agent.core.ledger import Account
+from agent.core.tasks import cancel
 from agent.exporters.sending.batcher import Batcher, Pending
 from agent.exporters.sending.config import QueueConfig, RetryConfig
 from agent.exporters.sending.outcome import Delivered, Drop, Outcome, Retry
@@ -195,12 +196,8 @@ class Sender:
 
     async def _close_books(self) -> None:
         tasks, self._tasks = self._tasks, []
-        under_way = list(self._under_way.values())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        left = sum(pending.count for pending in self._unsealed)
-        left += sum(batch.count for batch in (*self._sealed, *under_way))
+        await cancel(tasks)
+        left = self.held
         self._unsealed.clear()
         self._sealed.clear()
         self._under_way.clear()

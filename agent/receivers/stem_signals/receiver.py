@@ -9,6 +9,7 @@ import msgspec
 from agent.core.backoff import Backoff
 from agent.core.clock import Clock
 from agent.core.errors import StartupError
+from agent.core.tasks import cancel
 from agent.receivers.stem_signals import events
 from agent.receivers.stem_signals.backlog import Backlog
 from agent.receivers.stem_signals.config import StemSignalsConfig
@@ -105,12 +106,10 @@ class StemSignalsReceiver:
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - see Component
         """Stop listening, then decode what was already heard."""
         tasks, self._tasks = self._tasks, []
-        for task in tasks:
-            task.cancel()
+        await cancel(tasks)
         if self._connection:
             self._connection.end(SessionEnd.STOPPED)
             self._connection = None
-        await asyncio.gather(*tasks, return_exceptions=True)
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout * _STOP_SHARE
         while self._backlog and loop.time() < deadline:
