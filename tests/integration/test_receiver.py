@@ -64,6 +64,7 @@ async def test_a_server_that_restarts_in_mid_stream_is_found_again(running: Runn
                 await publish(client, "stem", story.run(task=envelope(id="after")))
                 await sink.until(lambda: len(sink.spans) == 6)
                 await client.aclose()
+            assert agent.telemetry.counted("stem_agent.receiver.reconnects") == 1
 
 
 @pytest.fixture
