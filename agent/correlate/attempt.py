@@ -11,6 +11,11 @@ Key = tuple[str, ...]
 """(task id, attempt, worker id), and the start in nanoseconds for a further delivery of the same attempt."""
 
 
+def process_id(key: Key) -> bytes:
+    """Return the span id of an attempt; it also stands for the attempt once that is settled."""
+    return ids.span_id("process", *key)
+
+
 class EndKind(Enum):
     """How an attempt can end, as a signal says it. Value: `stem.task.state`."""
 
@@ -111,7 +116,7 @@ class Attempt:
         self.numbered = False
         self.told = 0
         self.settled = False
-        self.span_id = ids.span_id("process", *key)
+        self.span_id = process_id(key)
         self.log_frame: tuple[bytes, bytes] | None = None  # attributes and context that all its log records share
 
     def end(self, kind: EndKind, ending: Ending) -> None:

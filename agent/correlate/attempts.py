@@ -5,7 +5,8 @@ from collections.abc import Iterator
 from typing import TypeVar
 
 from agent.core.clock import NANOSECONDS
-from agent.correlate.attempt import Attempt, Key, Retry
+from agent.correlate import ids
+from agent.correlate.attempt import Attempt, Key, Retry, process_id
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -31,8 +32,9 @@ class AttemptTable:
         self._max = max_tasks
         self._open: dict[Key, Attempt] = {}
         self._due: deque[tuple[int, Attempt]] = deque()
-        # Both in the order of expiry, because each has one time to live: key -> (forget at, ...).
-        self._buried: dict[Key, tuple[int, int]] = {}
+        # All in the order of expiry, because each has one time to live: key -> (forget at, ...).
+        # There are many tombstones: 8 bytes of digest instead of the key halve what each costs.
+        self._buried: dict[bytes, tuple[int, int]] = {}
         self._evicted: dict[Key, tuple[int, int]] = {}
         self._retries: dict[tuple[str, int], tuple[int, Retry]] = {}
 
@@ -51,11 +53,11 @@ class AttemptTable:
         """
         number = int(key[1])
         attempt = self._open.get(key)
-        known_ns = attempt.started_ns if attempt else self._buried.get(key, (0, 0))[1]
+        known_ns = attempt.started_ns if attempt else self._buried.get(process_id(key), (0, 0))[1]
         if started_ns and known_ns and started_ns != known_ns and not (attempt and starts):
             key = (*key, str(started_ns))
             attempt = self._open.get(key)
-        if attempt is None and key not in self._buried:
+        if attempt is None and process_id(key) not in self._buried:
             attempt = self._open[key] = Attempt(key, number, namespace, now_ns)
             attempt.told = self._evicted.pop(key, (0, 0))[1]
             if number:
@@ -103,15 +105,16 @@ class AttemptTable:
     def bury(self, attempt: Attempt, now_ns: int) -> None:
         """Close an attempt and leave a tombstone, so that what comes late is recognised."""
         self._remove(attempt)
-        self._buried[attempt.key] = (now_ns + self._settled_ttl_ns, attempt.started_ns)
+        self._buried[attempt.span_id] = (now_ns + self._settled_ttl_ns, attempt.started_ns)
         if attempt.number:
             self._retries.pop((attempt.task_id, attempt.number - 1), None)
 
     def once(self, key: Key, now_ns: int) -> bool:
         """Return whether `key` is new; it is remembered as long as a settled attempt is."""
-        if key in self._buried:
+        mark = ids.span_id(*key)
+        if mark in self._buried:
             return False
-        self._buried[key] = (now_ns + self._settled_ttl_ns, 0)
+        self._buried[mark] = (now_ns + self._settled_ttl_ns, 0)
         return True
 
     def retried(self, attempt: Attempt, next_retry_ns: int, now_ns: int) -> None:
