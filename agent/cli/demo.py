@@ -1,21 +1,27 @@
 """`stem-agent demo`: the main job on an embedded Valkey, and a comparison of what was done with what arrived."""
 
 import asyncio
+import contextlib
 import signal
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
+from rich.live import Live
 from rich.table import Table
 
 from agent.cli.report import tell
 from agent.settings.types import parse_duration
 
 if TYPE_CHECKING:
-    from agent.demo.stage import Result
+    from agent.demo.stage import Plot, Result
+    from agent.demo.view import Snapshot
 
 _DEFAULT_DURATION = "30s"
 _EXIT_DISAGREES = 1
+_LIVE_SECONDS = 0.5
+_PLAIN_SECONDS = 2.0
+_MIN_WIDTH, _MIN_HEIGHT = 100, 30
 
 
 def _duration(text: str) -> float | None:
@@ -31,48 +37,105 @@ def demo(
     duration: str = typer.Option(_DEFAULT_DURATION, help="How long, such as 20s or 2m; `forever` until Ctrl-C."),
     rate: float = typer.Option(100.0, min=0.1, help="Tasks published per second."),
     workers: int = typer.Option(3, min=1, help="Simulated workers."),
+    faults: str = typer.Option(
+        "",
+        help="What goes wrong: loss=1%,dup=1%,shuffle=80ms of the signals, kill-worker (every 5 s, or kill-worker=3s).",
+    ),
+    endpoint: str | None = typer.Option(
+        None, help="Also send to this OTLP/HTTP base URL; OTEL_EXPORTER_OTLP_HEADERS is sent along."
+    ),
+    keep: bool = typer.Option(False, "--keep", help="Leave Redis running at the end, and print its URL."),  # noqa: FBT001, FBT003 - typer's form of a flag
+    plain: bool = typer.Option(False, "--plain", help="Lines instead of a screen, also on a terminal."),  # noqa: FBT001, FBT003
     seed: int = typer.Option(1, help="What chance begins with."),
 ) -> None:
     """Run a simulated fleet, the agent and a local OTLP endpoint, and compare.
 
-    Exit code 0 only if every task is accounted for, exactly.
+    Exit code 0 only if every task is accounted for, exactly. Under faults something may be missing; then exit code 0
+    says that nothing that arrived is wrong, doubled or invented.
     """
-    from agent.demo.stage import DemoError, Stage  # noqa: PLC0415 - the agent must not pay for the demo's imports
+    from agent.demo.fleet.faults import parse_faults  # noqa: PLC0415 - the agent must not pay for the demo's imports
+    from agent.demo.process import DemoError  # noqa: PLC0415
+    from agent.demo.stage import Plot  # noqa: PLC0415
 
-    stage = Stage(_duration(duration), rate, workers, seed, say=typer.echo)
+    try:
+        wrongs = parse_faults(faults)
+    except ValueError as error:
+        raise typer.BadParameter(str(error), param_hint="--faults") from None
+    plot = Plot(_duration(duration), rate, workers, seed, wrongs, faults, endpoint, keep)
+    console = Console()
+    try:
+        result = asyncio.run(_play(plot, console, plain=plain))
+    except DemoError as error:
+        tell(f"error: {error}")
+        raise typer.Exit(_EXIT_DISAGREES) from None
+    _report(console, result)
+    good = result.agrees and result.delivered
+    if not good:
+        tell(result.agent_log)
+    raise typer.Exit(0 if good else _EXIT_DISAGREES)
 
-    async def play() -> "Result":
+
+async def _play(plot: "Plot", console: Console, *, plain: bool) -> "Result":
+    from agent.demo.screen import line, screen  # noqa: PLC0415 - see above
+    from agent.demo.stage import Stage  # noqa: PLC0415
+
+    big_enough = console.is_terminal and console.width >= _MIN_WIDTH and console.height >= _MIN_HEIGHT
+    with contextlib.ExitStack() as stack:
+        if plain or not big_enough:
+            stage = Stage(plot, say=typer.echo, show=lambda seen: typer.echo(line(seen)), interval=_PLAIN_SECONDS)
+        else:
+            live = Live(console=console, auto_refresh=False, transient=False)
+            headline = f"stem-agent demo: {plot.workers} workers, about {plot.rate:g} tasks/s"
+            headline += f", with {plot.fault_text}" if plot.fault_text else ""
+
+            def show(seen: "Snapshot") -> None:
+                if not live.is_started:
+                    stack.enter_context(live)
+                left = "Ctrl-C ends it" if plot.duration is None else f"{plot.duration:.0f} s; Ctrl-C ends it"
+                live.update(screen(seen, f"{headline}   {seen.elapsed_s:.0f} s of {left}"), refresh=True)
+
+            stage = Stage(plot, say=console.print, show=show, interval=_LIVE_SECONDS)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stage.stopped.set)
         return await stage.play()
 
-    try:
-        result = asyncio.run(play())
-    except DemoError as error:
-        tell(f"error: {error}")
-        raise typer.Exit(_EXIT_DISAGREES) from None
-    _show(result)
-    if not result.agrees:
-        tell(result.agent_log)
-    raise typer.Exit(0 if result.agrees else _EXIT_DISAGREES)
 
-
-def _show(result: "Result") -> None:
+def _report(console: Console, result: "Result") -> None:
     table = Table(title="what the fleet did, and what the endpoint received")
-    for heading in ("", "fleet", "endpoint", "wrong", ""):
-        table.add_column(heading, justify="left" if not heading else "right")
+    for heading in ("", "fleet", "endpoint", "incomplete", "wrong", ""):
+        table.add_column(heading, justify="left" if not heading else "right", no_wrap=not heading)
     for row in result.rows:
-        mark = "ok" if row.agrees else "DIFFERS"
-        table.add_row(row.what, str(row.expected), str(row.received), str(row.wrong), mark)
-    console = Console()
+        mark = "ok" if row.exact else "DIFFERS"
+        if result.plot.faults.any and row.true and not row.exact:
+            missing = row.expected - row.received
+            mark = f"{missing} missing" if missing else "ok"
+        table.add_row(row.what, str(row.expected), str(row.received), str(row.incomplete), str(row.wrong), mark)
     console.print(table)
-    signals = f"{result.truth.dropped_signals} signals dropped by the emitters"
-    console.print(
-        f"agent: exit code {result.agent_exit}, {result.cpu_s:.2f} s of CPU, {result.rss_mib:.0f} MiB; {signals}"
-    )
-    attempts = len(result.truth.attempts)
-    if result.agrees:
-        console.print(f"every one of {len(result.truth.published)} tasks and {attempts} attempts is accounted for")
+    for text in _summary(result):
+        console.print(text, highlight=False, soft_wrap=True)
+
+
+def _summary(result: "Result") -> list[str]:
+    truth, faults, signals = result.truth, result.plot.faults, result.truth.signals
+    agent = f"agent: exit code {result.agent_exit}, {result.cpu_s:.2f} s of CPU, {result.rss_mib:.0f} MiB"
+    lines = [f"{agent}; {signals.dropped} of {signals.sent} signals dropped by the emitters"]
+    if faults.any:
+        killed = len(truth.killed_workers)
+        lines.append(f"faults: {signals.lost} signals lost, {signals.doubled} doubled, {killed} workers killed")
+    if result.plot.endpoint:
+        counts = result.backend
+        lines.append(
+            f"{result.plot.endpoint}: {counts['delivered']} of {counts['accepted']} items delivered, "
+            f"{counts['rejected']} rejected, {counts['dropped']} dropped"
+        )
+    if result.kept:
+        lines.append(f"redis is left running: {result.kept}")
+    of = f"{len(truth.tasks)} tasks and {len(truth.attempts)} attempts"
+    if not result.agrees:
+        lines.append("fleet and endpoint disagree")
+    elif faults.any:
+        lines.append(f"of {of}, nothing that arrived is wrong, doubled or invented")
     else:
-        console.print("fleet and endpoint disagree")
+        lines.append(f"every one of {of} is accounted for")
+    return lines

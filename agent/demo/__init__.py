@@ -2,9 +2,11 @@
 
 | module | role |
 | --- | --- |
-| `fleet` | producers and workers that live through task lifecycles, in a process of their own |
+| `fleet` | a package: a simulated Stem fleet, in a process of its own |
 | `truth` | what the fleet did, as a file others can compare with |
 | `sink` | a real OTLP/HTTP endpoint that remembers what it received |
 | `compare` | truth against sink, exactly |
-| `stage` | starts and stops the processes |
+| `stage` | what is played: starts the parts, lets them work, stops them in order |
+| `process`, `valkey` | child processes; the embedded server |
+| `view`, `screen` | what there is to see, and how it is drawn |
 """

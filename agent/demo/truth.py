@@ -1,33 +1,119 @@
-"""What the fleet did: the ground truth, written as one JSON file."""
+"""What the fleet did: the ground truth, written as one JSON file that anything can be compared with.
+
+Times are Unix microseconds, 0 for what did not happen. The file is one object with the lists below.
+"""
 
 from collections import Counter
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
+LOST = "lost"
+"""State of an attempt that was cut off: its worker was killed before the handler came to an end."""
+
+
+class Via(StrEnum):
+    """Who published a task. Only `Stem.enqueue` signals it."""
+
+    STEM = "stem"
+    CANVAS = "canvas"
+    BEAT = "beat"
+
+
+class TaskTruth(msgspec.Struct, frozen=True):
+    """A task as its publisher made it. `traced`: the publisher made a span for it, in the trace `trace_id`."""
+
+    task_id: str
+    name: str
+    queue: str
+    via: Via
+    trace_id: str
+    traced: bool
+    enqueued_us: int
+    parent_task_id: str | None = None
+    root_task_id: str | None = None
+    group_id: str | None = None
+    workflow_run_id: str | None = None
+    schedule_id: str | None = None
+
 
 class AttemptTruth(msgspec.Struct, frozen=True):
-    """One attempt as the worker lived it; times are Unix microseconds, 0 for an attempt that never started."""
+    """One delivery of a task that became an attempt, as the worker lived it.
+
+    `state` is a `TaskState`, or `lost`. `ready_us` is when it could have started: enqueued, due, back-off over. A task
+    revoked before its run was never started.
+    """
 
     task_id: str
     number: int
     worker: str
-    task: str
-    queue: str
     state: str
-    trace_id: str
-    traced: bool
+    ready_us: int
     started_us: int
     ended_us: int
+
+
+class Outcome(msgspec.Struct, frozen=True):
+    """A delivery that became no attempt: `expired`, `unregistered`, `rate-limited`. Stem signals none of them."""
+
+    task_id: str
+    what: str
+    at_us: int
+
+
+class DispatchTruth(msgspec.Struct, frozen=True):
+    """One firing of a schedule's entry; without `task_id` it failed."""
+
+    entry_id: str
+    scheduled_us: int
+    executed_us: int
+    task_id: str | None = None
+
+
+class RunTruth(msgspec.Struct):
+    """A workflow run."""
+
+    run_id: str
+    workflow: str
+    started_us: int
+    state: str = "running"
+    ended_us: int = 0
+    suspensions: int = 0
+    failures: int = 0
+
+
+class SignalsTruth(msgspec.Struct):
+    """What became of the signals.
+
+    `dropped` by the emitters, because Redis did not take them; `lost` and `doubled` on purpose. `noticeable` are those
+    of the lost that lie between two numbers that arrived; nobody can miss what was lost before the first or after the
+    last signal of a process.
+    """
+
+    sent: int = 0
+    dropped: int = 0
+    lost: int = 0
+    noticeable: int = 0
+    doubled: int = 0
+
+    def add(self, other: "SignalsTruth") -> None:
+        """Add the counts of another emitter."""
+        for name in self.__struct_fields__:
+            setattr(self, name, getattr(self, name) + getattr(other, name))
 
 
 class Truth(msgspec.Struct):
     """Everything the fleet did."""
 
-    published: list[tuple[str, str, str]] = msgspec.field(default_factory=list)
-    """(task id, task, queue)"""
+    tasks: dict[str, TaskTruth] = msgspec.field(default_factory=dict)
     attempts: list[AttemptTruth] = msgspec.field(default_factory=list)
-    dropped_signals: int = 0
+    outcomes: list[Outcome] = msgspec.field(default_factory=list)
+    dead_letters: list[str] = msgspec.field(default_factory=list)
+    dispatches: list[DispatchTruth] = msgspec.field(default_factory=list)
+    runs: dict[str, RunTruth] = msgspec.field(default_factory=dict)
+    killed_workers: list[str] = msgspec.field(default_factory=list)
+    signals: SignalsTruth = msgspec.field(default_factory=SignalsTruth)
 
     def states(self) -> Counter[str]:
         """Return the number of attempts by state."""

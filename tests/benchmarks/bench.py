@@ -24,7 +24,7 @@ from typing import Any
 
 import redis.asyncio
 
-from agent.demo.stage import Process, spawn, subscribed
+from agent.demo.process import Process, spawn, subscribed
 from agent.demo.valkey import embedded_valkey
 from agent.emit import Composer, _Emitter, iso
 

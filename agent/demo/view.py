@@ -1,0 +1,237 @@
+"""What there is to see of a running demo, drawn from what the endpoint received: pure, time is an argument."""
+
+from collections import Counter, OrderedDict, deque
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from agent.demo.sink import Sink, attributes, points
+
+WINDOW_SECONDS = 5.0
+MAX_TRACES = 400
+"""Traces remembered for the screen; the comparison remembers all."""
+SETTLED_SECONDS = 1.5
+"""A trace that got nothing new for so long is shown; what is still growing would jump."""
+
+
+class Segment(NamedTuple):
+    """A piece of a task's life: `wait`, `back-off`, or the state in which an attempt ended. Times in nanoseconds."""
+
+    what: str
+    start_ns: int
+    end_ns: int
+
+
+@dataclass(slots=True)
+class TaskLine:
+    """One task of a trace."""
+
+    name: str
+    worker: str = ""
+    states: list[str] = field(default_factory=list)
+    segments: list[Segment] = field(default_factory=list)
+
+    def with_back_offs(self) -> list[Segment]:
+        """Return the segments in order, with what lies between a retry and the next wait."""
+        ordered = sorted(self.segments, key=lambda segment: segment.start_ns)
+        filled: list[Segment] = []
+        for segment in ordered:
+            if filled and filled[-1].what == "retried" and segment.start_ns > filled[-1].end_ns:
+                filled.append(Segment("back-off", filled[-1].end_ns, segment.start_ns))
+            filled.append(segment)
+        return filled
+
+
+@dataclass(slots=True)
+class Trace:
+    """A trace as far as its spans arrived."""
+
+    trace_id: str
+    updated: float
+    tasks: "OrderedDict[str, TaskLine]" = field(default_factory=OrderedDict)
+
+    @property
+    def interest(self) -> int:
+        """How much there is to see: other tasks, attempts, ends that are no success."""
+        lines = self.tasks.values()
+        return len(lines) + sum(len(line.states) + 3 * (set(line.states) != {"succeeded"}) for line in lines)
+
+    @property
+    def bounds(self) -> tuple[int, int]:
+        """First and last moment, in nanoseconds."""
+        segments = [segment for line in self.tasks.values() for segment in line.segments]
+        return min(segment.start_ns for segment in segments), max(segment.end_ns for segment in segments)
+
+
+class WorkerLine(NamedTuple):
+    """A worker as the agent reports it; None is unknown."""
+
+    name: str
+    up: bool
+    heartbeat_age_s: float | None
+    inflight: int | None
+    memory_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True)
+class Snapshot:
+    """Everything on the screen at one moment; rates are of the last few seconds, None while nobody knows."""
+
+    elapsed_s: float
+    attempts: int
+    spans: int
+    log_records: int
+    attempts_per_s: float
+    signals_per_s: float
+    wait_p50_s: float | None
+    wait_p95_s: float | None
+    retry_share: float | None
+    ends: Counter[str]
+    workers: list[WorkerLine]
+    signals_lost: int
+    duplicates: int
+    items_dropped: int
+    cpu_share: float
+    rss_mib: float
+    traces: list[Trace]
+
+
+class _Sample(NamedTuple):
+    """Running totals at one moment."""
+
+    at: float
+    attempts: int
+    signals: int
+    started: int
+    retried: int
+    cpu_s: float
+    waits: tuple[int, ...]
+
+
+class View:
+    """Follows a sink: `look` takes in what is new."""
+
+    def __init__(self, sink: Sink) -> None:
+        self._sink = sink
+        self._seen = 0
+        self._attempts = 0
+        self._traces: OrderedDict[str, Trace] = OrderedDict()
+        self._samples: deque[_Sample] = deque()
+
+    def look(self, now: float, *, cpu_s: float, rss_mib: float, traces: int) -> Snapshot:
+        """Return what there is to see `now` seconds after the start, with up to `traces` of the newest traces."""
+        sink = self._sink
+        for span in sink.spans[self._seen :]:
+            self._take(span, now)
+        self._seen = len(sink.spans)
+        bounds, waits = _buckets(sink.metrics.get("stem.queue.latency"))
+        sample = _Sample(
+            at=now,
+            attempts=self._attempts,
+            signals=sink.own("stem_agent.signals.received").total(),
+            started=sink.sums("stem.tasks.started").total(),
+            retried=sink.sums("stem.tasks.retried").total(),
+            cpu_s=cpu_s,
+            waits=waits,
+        )
+        self._samples.append(sample)
+        while self._samples[0].at < now - WINDOW_SECONDS:
+            self._samples.popleft()
+        first = self._samples[0]
+        seconds = max(now - first.at, 1e-9)
+        started = sample.started - first.started
+        recent = [count - (first.waits[index] if first.waits else 0) for index, count in enumerate(waits)]
+        return Snapshot(
+            elapsed_s=now,
+            attempts=self._attempts,
+            spans=len(sink.spans),
+            log_records=len(sink.logs),
+            attempts_per_s=(sample.attempts - first.attempts) / seconds,
+            signals_per_s=(sample.signals - first.signals) / seconds,
+            wait_p50_s=quantile(0.5, bounds, recent),
+            wait_p95_s=quantile(0.95, bounds, recent),
+            retry_share=(sample.retried - first.retried) / started if started else None,
+            ends=_ends(sink),
+            workers=_workers(sink),
+            signals_lost=sink.own("stem_agent.signals.lost").total(),
+            duplicates=sink.own("stem_agent.signals.duplicates").total(),
+            items_dropped=sink.own("stem_agent.items.dropped").total(),
+            cpu_share=(cpu_s - first.cpu_s) / seconds,
+            rss_mib=rss_mib,
+            traces=self._newest(now, traces),
+        )
+
+    def _take(self, span: Any, now: float) -> None:
+        role, _, name = span.name.partition(" ")
+        self._attempts += role == "process"
+        if role not in {"process", "wait"}:
+            return
+        found = attributes(span.attributes)
+        trace = self._traces.setdefault(span.trace_id.hex(), Trace(span.trace_id.hex(), now))
+        trace.updated = now
+        line = trace.tasks.setdefault(found["stem.task.id"], TaskLine(found.get("stem.task", "")))
+        what = "wait"
+        if role == "process":
+            what = found.get("stem.task.state", "unknown")
+            line.name, line.worker = name, found.get("stem.worker.id", "")
+            line.states.append(what)
+        line.segments.append(Segment(what, span.start_time_unix_nano, span.end_time_unix_nano))
+        while len(self._traces) > MAX_TRACES:
+            self._traces.popitem(last=False)
+
+    def _newest(self, now: float, count: int) -> list[Trace]:
+        """Return traces that have come to rest, the newest of each kind; the most interesting if there are many."""
+        newest: dict[tuple[Any, ...], Trace] = {}
+        for trace in self._traces.values():
+            if now - trace.updated >= SETTLED_SECONDS:
+                kind = tuple((line.name, *line.states) for line in trace.tasks.values())
+                newest[kind] = trace
+        chosen = sorted(newest.values(), key=lambda trace: trace.interest, reverse=True)[:count]
+        return sorted(chosen, key=lambda trace: trace.bounds[1], reverse=True)
+
+
+def quantile(share: float, bounds: tuple[float, ...], counts: list[int]) -> float | None:
+    """Return the value below which `share` of a histogram's observations lie, linear within a bucket; None if empty."""
+    rank = share * sum(counts)
+    if not rank:
+        return None
+    below = 0
+    for index, count in enumerate(counts):
+        if count and below + count >= rank:
+            low = bounds[index - 1] if index else 0.0
+            high = bounds[index] if index < len(bounds) else low
+            return low + (high - low) * (rank - below) / count
+        below += count
+    raise AssertionError("the ranks end with the counts")
+
+
+def _buckets(metric: Any) -> tuple[tuple[float, ...], tuple[int, ...]]:
+    """Return a histogram's bounds, and its counts over all series."""
+    series = list(points(metric)) if metric else []
+    if not series:
+        return (), ()
+    return tuple(series[0].explicit_bounds), tuple(
+        map(sum, zip(*(point.bucket_counts for point in series), strict=True))
+    )
+
+
+def _ends(sink: Sink) -> Counter[str]:
+    names = ("succeeded", "retried", "failed", "revoked")
+    return Counter({name: sink.sums(f"stem.tasks.{name}").total() for name in names})
+
+
+def _workers(sink: Sink) -> list[WorkerLine]:
+    def by_worker(name: str) -> dict[str, float]:
+        metric = sink.metrics.get(name)
+        found = ((attributes(point.attributes), point) for point in (points(metric) if metric else ()))
+        return {str(values.get("worker")): point.as_double or point.as_int for values, point in found}
+
+    up = by_worker("stem.worker.up")
+    age, inflight, memory = (by_worker(f"stem.worker.{name}") for name in ("heartbeat.age", "inflight", "memory"))
+
+    def whole(value: float | None) -> int | None:
+        return None if value is None else int(value)
+
+    return [
+        WorkerLine(name, bool(up[name]), age.get(name), whole(inflight.get(name)), whole(memory.get(name)))
+        for name in sorted(up)
+    ]
