@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench clean
+.PHONY: help demo test check format bench soak picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -35,14 +35,22 @@ check: $(VENV)/.dev ## ruff, mypy strict, import layers, generated tables
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m agent.options --check
+	$(BIN)/python -m tests.benchmarks.report --check
 
 format: $(VENV)/.dev ## let ruff format and mend what it can; write generated tables
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python -m agent.options --write
+	$(BIN)/python -m tests.benchmarks.report --write
 
-bench: $(VENV)/.dev ## CPU per signal and memory of the agent process; ARGS="--tasks 50000"
+bench: $(VENV)/.dev ## CPU per signal and memory, beside two yardsticks, in about 2 minutes; ARGS="--write" keeps them
 	@$(BIN)/python -m tests.benchmarks.bench $(ARGS)
+
+soak: $(VENV)/.dev ## 10 minutes at a steady rate: growth of memory, and loss; ARGS="--rate 2000 --minutes 30"
+	@$(BIN)/python -m tests.benchmarks.soak $(ARGS)
+
+picture: $(VENV)/.dev ## the README's picture, from a real run on a real terminal
+	@$(BIN)/python -m tests.picture
 
 clean: ## forget the environment and the caches
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache build dist

@@ -1,7 +1,7 @@
 """The README's table of options, made from the configuration models: `python -m agent.options [--check|--write]`."""
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from types import NoneType
 from typing import Any, get_args
@@ -15,7 +15,6 @@ from agent.registry import SECTIONS
 from agent.settings.model import Env
 
 README = Path(__file__).parents[1] / "README.md"
-BEGIN, END = "<!-- options: ", "<!-- options end -->"
 _DURATIONS = ((3600.0, "h"), (60.0, "m"), (1.0, "s"), (0.001, "ms"))
 _SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
@@ -77,20 +76,23 @@ def _choices(info: FieldInfo) -> str:
     return f" ({', '.join(f'`{choice}`' for choice in choices)})" if is_choice else ""
 
 
-def main() -> None:
-    """Print the tables, or with `--write` put them into the README, or with `--check` fail if it differs."""
-    text = README.read_text(encoding="utf-8")
-    head, begin, rest = text.partition(BEGIN)
-    comment, _, _ = rest.partition("\n")
-    _, end, tail = rest.partition(END)
-    updated = f"{head}{begin}{comment}\n{tables()}{end}{tail}"
-    if "--write" in sys.argv:
+def keep(name: str, text: str, arguments: Sequence[str]) -> None:
+    """Print a generated text, or with `--write` put it into the README, or with `--check` fail if that differs.
+
+    Its place is between the comments `<!-- {name}: ... -->` and `<!-- {name} end -->`.
+    """
+    readme = README.read_text(encoding="utf-8")
+    head, begin, rest = readme.partition(f"<!-- {name}: ")
+    comment, _, rest = rest.partition("\n")
+    _, end, tail = rest.partition(f"<!-- {name} end -->")
+    updated = f"{head}{begin}{comment}\n{text}{end}{tail}"
+    if "--write" in arguments:
         README.write_text(updated, encoding="utf-8")
-    elif "--check" not in sys.argv:
-        sys.stdout.write(tables())
-    elif updated != text:
-        sys.exit("the options in README.md differ from the code; run: python -m agent.options --write")
+    elif "--check" not in arguments:
+        sys.stdout.write(text)
+    elif updated != readme:
+        sys.exit(f"what README.md has between `<!-- {name}` marks differs; make format writes it anew")
 
 
 if __name__ == "__main__":
-    main()
+    keep("options", tables(), sys.argv[1:])

@@ -1,39 +1,44 @@
-"""CPU per signal and memory of the agent process: `make bench`.
+"""What a signal costs: `make bench`. The agent beside a plain SDK script and the least work conceivable.
 
-A Valkey, an OTLP endpoint that only counts, and the agent, each in its own process; this one publishes a story of
-`--tasks` tasks, four signals each (received, prerun, succeeded, postrun), from 8 workers, with 5 queues, 20 task names
-and unique trace ids. The agent makes every span, every log record from DEBUG up and every metric, and sends gzip.
-CPU is what the kernel counted for the agent's process between the first signal and the last item delivered; the median
-of `--rounds` is printed. Nothing is asserted: machines differ.
+Valkey, one counting OTLP endpoint for each candidate, and the three candidates run as processes of their own. Rounds
+take turns: in each, every candidate gets the same signals, and what the kernel counted for its process between the
+first signal and the last delivered item is its cost. Ratios are taken within a round, so what slows the machine down
+slows all of them; medians are printed. The agent makes every span, every log record from DEBUG up and every metric.
+
+Nothing is asserted: machines differ. `--write` keeps the figures in `results.json` and in the README.
 """
 
 import argparse
 import asyncio
 import contextlib
 import json
-import random
-import secrets
+import platform
 import statistics
 import sys
 import tempfile
-import uuid
-from collections.abc import AsyncIterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import AsyncIterator, Sequence
+from dataclasses import dataclass
+from os import cpu_count
 from pathlib import Path
 from typing import Any
 
 import redis.asyncio
 
-from agent.demo.process import Process, spawn, subscribed
+from agent.demo.process import Process, spawn
 from agent.demo.valkey import embedded_valkey
-from agent.emit import Composer, _Emitter, iso
+from tests.benchmarks import report
+from tests.benchmarks.signals import SIGNALS_PER_TASK, SPANS_PER_TASK, Story, Told, publish
 
-WORKERS, QUEUES, TASKS = 8, 5, 20
-SIGNALS_PER_TASK = 4
+AGENT, PLAIN, LEAST = "agent", "plain_sdk", "least_work"
+CANDIDATES = (AGENT, PLAIN, LEAST)
+PATIENCE_SECONDS = 120.0
+STARTS = 3
+POLL_SECONDS = 0.005
+WARM_UP_TASKS = 1000
 
 YAML = """
 receivers:
-  stem_signals: {{url: "{redis}"}}
+  stem_signals: {{url: "{redis}", namespace: {namespace}}}
 connectors:
   correlate: {{metrics_interval: 1s, logs: {{min_severity: DEBUG}}}}
 exporters:
@@ -48,124 +53,163 @@ service:
 """
 
 
-class Payloads(_Emitter[None]):
-    """Keeps payloads instead of sending them."""
+@dataclass(slots=True)
+class Candidate:
+    """A process under measurement, and how much of its work has arrived at its endpoint."""
 
-    def __init__(self, index: int) -> None:
-        self.now = datetime.now(UTC)
-        super().__init__(Composer(worker_id=f"worker-{index}", emitter=f"pod-{index}", clock=lambda: self.now))
-        self.payloads: list[bytes] = []
+    name: str
+    process: Process
+    client: "redis.asyncio.Redis"
+    tasks: int = 0
+    idle_mib: float = 0.0
 
-    def send(self, payload: bytes | None) -> None:
-        assert payload is not None
-        self.payloads.append(payload)
-
-
-def story(tasks: int) -> list[tuple[str, bytes]]:
-    """Return (channel, payload) in the order of publishing."""
-    chance = random.Random(1)
-    workers = [Payloads(index) for index in range(WORKERS)]
-    told: list[tuple[str, bytes]] = []
-    for index in range(tasks):
-        worker = workers[index % WORKERS]
-        envelope: dict[str, Any] = {
-            "id": str(uuid.UUID(bytes=secrets.token_bytes(16))),
-            "name": f"shop.task_{chance.randrange(TASKS)}",
-            "headers": {"traceparent": f"00-{secrets.token_hex(16)}-{secrets.token_hex(8)}-01"},
-            "enqueuedAt": iso(worker.now - timedelta(seconds=0.5)),
-            "notBefore": None,
-            "priority": 0,
-            "attempt": 0,
-            "maxRetries": 3,
-            "visibilityTimeout": None,
-            "queue": f"queue-{chance.randrange(QUEUES)}",
-            "meta": {"stem.task": "x"},
-        }
-        signals = worker.attempt(envelope)
-        signals.received()
-        signals.prerun()
-        worker.now += timedelta(milliseconds=chance.randrange(5, 500))
-        signals.succeeded()
-        signals.postrun("succeeded")
-        told += [(worker.composer.channel, payload) for payload in worker.payloads]
-        worker.payloads.clear()
-    return told
+    async def work(self, told: Told) -> float:
+        """Give it signals; return the CPU seconds it took until everything was delivered."""
+        before = self.process.usage()[0]
+        self.tasks += len(told) // SIGNALS_PER_TASK
+        await publish(self.client, self.name, told)
+        wanted = {"traces": self.tasks * SPANS_PER_TASK, "logs": self.tasks * SIGNALS_PER_TASK}
+        try:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                for kind, count in wanted.items():
+                    while int(await self.client.get(f"bench:{self.name}:{kind}") or 0) < count:
+                        self.process.check()
+                        await asyncio.sleep(POLL_SECONDS)
+        except TimeoutError:
+            sys.exit(f"{self.name} did not deliver {wanted} in {PATIENCE_SECONDS:g} s:\n{self.process.output()}")
+        return self.process.usage()[0] - before
 
 
-async def publish(client: "redis.asyncio.Redis", signals: list[tuple[str, bytes]]) -> None:
-    for start in range(0, len(signals), 1000):
-        async with client.pipeline(transaction=False) as pipe:
-            for channel, payload in signals[start : start + 1000]:
-                pipe.publish(channel, payload)
-            await pipe.execute()
+class Stage:
+    """Valkey, the endpoints, and whatever is started on them."""
 
+    def __init__(self, url: str, directory: Path) -> None:
+        self.url = url
+        self.directory = directory
+        self.client = redis.asyncio.Redis.from_url(url)
 
-async def delivered(client: "redis.asyncio.Redis", spans: int) -> None:
-    """Wait until the counting endpoint has seen so many spans; it keeps its count in Redis."""
-    async with asyncio.timeout(120):
-        while int(await client.get("bench:traces") or 0) < spans:
-            await asyncio.sleep(0.02)
+    async def endpoint(self, name: str) -> str:
+        async with asyncio.timeout(PATIENCE_SECONDS):
+            while not (url := await self.client.get(f"bench:{name}:url")):
+                await asyncio.sleep(POLL_SECONDS)
+        return str(url.decode())
+
+    @contextlib.asynccontextmanager
+    async def candidate(self, name: str) -> AsyncIterator[Candidate]:
+        """Start a candidate and wait until it listens."""
+        endpoint = await self.endpoint(name)
+        command = [f"tests.benchmarks.{name}", self.url, name, endpoint]
+        if name == AGENT:
+            config = self.directory / "agent.yaml"
+            config.write_text(YAML.format(redis=self.url, namespace=name, endpoint=endpoint), encoding="utf-8")
+            command = ["agent", "run", "--config", str(config)]
+        listening = await self.client.pubsub_numpat()
+        async with spawn(name, command, self.directory) as process:
+            async with asyncio.timeout(PATIENCE_SECONDS):
+                while await self.client.pubsub_numpat() == listening:
+                    process.check()
+                    await asyncio.sleep(POLL_SECONDS)
+            yield Candidate(name, process, self.client)
 
 
 @contextlib.asynccontextmanager
-async def stage() -> AsyncIterator[tuple["redis.asyncio.Redis", Process]]:
+async def stage(names: Sequence[str]) -> AsyncIterator[Stage]:
     with tempfile.TemporaryDirectory(prefix="stem-agent-bench-") as name, embedded_valkey() as server:
-        directory, url = Path(name), server.connection_url
-        client = redis.asyncio.Redis.from_url(url)
-        async with spawn("sink", ["tests.benchmarks.counting_sink", url], directory) as sink:
-            async with asyncio.timeout(20):
-                while not (port := await client.get("bench:port")):
-                    sink.check()
-                    await asyncio.sleep(0.05)
-            config = directory / "agent.yaml"
-            config.write_text(YAML.format(redis=url, endpoint=f"http://127.0.0.1:{int(port)}"), encoding="utf-8")
-            async with spawn("agent", ["agent", "run", "--config", str(config)], directory) as agent:
-                await subscribed(url, agent)
-                yield client, agent
-                if code := await agent.stop():
-                    sys.exit(f"the agent ended with exit code {code}:\n{agent.output()}")
-        await client.aclose()
+        built = Stage(server.connection_url, Path(name))
+        # Pub/sub disconnects whoever lags behind by 32 MB; here everybody is to work the same pile off.
+        await built.client.config_set("client-output-buffer-limit", "pubsub 0 0 0")
+        async with spawn("sink", ["tests.benchmarks.counting_sink", built.url, *names], built.directory):
+            yield built
+        await built.client.aclose()
 
 
-async def measure(tasks: int, rounds: int) -> dict[str, Any]:
-    figures, rates = [], []
+async def starts_and_stops(built: Stage) -> tuple[float, float]:
+    """Return the seconds from start to listening, and from SIGTERM to exit, of an agent with nothing to do."""
     loop = asyncio.get_running_loop()
-    async with stage() as (client, agent):
-        idle_mib = agent.usage()[1]
-        await publish(client, story(2000))  # caches, connections, lazy imports
-        expected = 2000 * 2
-        await delivered(client, expected)
-        for _ in range(rounds):
-            signals = story(tasks)
-            before, started = agent.usage()[0], loop.time()
-            await publish(client, signals)
-            expected += tasks * 2
-            await delivered(client, expected)
-            figures.append((agent.usage()[0] - before) / len(signals) * 1e6)
-            rates.append(len(signals) / (loop.time() - started))
-        loaded_mib = agent.usage()[1]
+    up, down = [], []
+    for _ in range(STARTS):
+        began = loop.time()
+        async with built.candidate(AGENT) as agent:
+            up.append(loop.time() - began)
+            began = loop.time()
+            if code := await agent.process.stop():
+                sys.exit(f"the agent ended with exit code {code}:\n{agent.process.output()}")
+            down.append(loop.time() - began)
+    return statistics.median(up), statistics.median(down)
+
+
+async def idle_share(agent: Candidate, seconds: float) -> float:
+    """Return the share of a core that an agent takes while nobody speaks."""
+    before = threads_s(agent.process.pid)
+    await asyncio.sleep(seconds)
+    return (threads_s(agent.process.pid) - before) / seconds
+
+
+def threads_s(pid: int) -> float:
+    """Return the seconds its living threads were on a core: finer than the kernel's ticks of 10 ms."""
+    files = Path(f"/proc/{pid}/task").glob("*/schedstat")
+    return sum(int(file.read_text(encoding="ascii").split()[0]) for file in files) / 1e9
+
+
+async def measure(tasks: int, rounds: int, idle_s: float) -> dict[str, Any]:
+    costs: dict[str, list[float]] = {name: [] for name in CANDIDATES}
+    async with stage(CANDIDATES) as built, contextlib.AsyncExitStack() as stack:
+        print("starting and stopping ...", file=sys.stderr)
+        up_s, down_s = await starts_and_stops(built)
+        candidates = [await stack.enter_async_context(built.candidate(name)) for name in CANDIDATES]
+        print(f"idling for {idle_s:g} s ...", file=sys.stderr)
+        idle = await idle_share(candidates[0], idle_s)
+        story = Story()
+        for candidate in candidates:
+            candidate.idle_mib = candidate.process.usage()[1]
+        warm_up = story.tell(WARM_UP_TASKS)  # caches, connections, lazy imports
+        for candidate in candidates:
+            await candidate.work(warm_up)
+        for number in range(rounds):
+            told = story.tell(tasks)
+            for candidate in candidates:
+                costs[candidate.name].append(await candidate.work(told) / len(told) * 1e6)
+            figures = ", ".join(f"{name} {cost[-1]:.1f}" for name, cost in costs.items())
+            print(f"round {number + 1} of {rounds}, us per signal: {figures}", file=sys.stderr)
+        memory = {
+            candidate.name: {"idle": round(candidate.idle_mib, 1), "loaded": round(candidate.process.usage()[1], 1)}
+            for candidate in candidates
+        }
+        if code := await candidates[0].process.stop():
+            sys.exit(f"the agent ended with exit code {code}:\n{candidates[0].process.output()}")
     return {
-        "signals_per_round": tasks * SIGNALS_PER_TASK,
+        "machine": f"{cpu_count()} cores, {platform.machine()}, CPython {platform.python_version()}",
         "rounds": rounds,
-        "cpu_us_per_signal": round(statistics.median(figures), 1),
-        "cpu_us_per_signal_all": [round(figure, 1) for figure in figures],
-        "signals_per_second": round(statistics.median(rates)),
-        "rss_idle_mib": round(idle_mib, 1),
-        "rss_loaded_mib": round(loaded_mib, 1),
+        "signals_per_round": tasks * SIGNALS_PER_TASK,
+        "cpu_us_per_signal": {name: round(statistics.median(each), 1) for name, each in costs.items()},
+        "cpu_us_per_signal_by_round": {name: [round(cost, 1) for cost in each] for name, each in costs.items()},
+        "times_the_agent": {
+            name: round(statistics.median(cost / own for cost, own in zip(costs[name], costs[AGENT], strict=True)), 2)
+            for name in (PLAIN, LEAST)
+        },
+        "signals_per_core_second": {name: round(1e6 / statistics.median(each)) for name, each in costs.items()},
+        "rss_mib": memory,
+        "idle_core_share": round(idle, 5),
+        "cold_start_s": round(up_s, 2),
+        "shutdown_s": round(down_s, 2),
     }
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--tasks", type=int, default=25_000, help="tasks per round; each is four signals")
+    parser = argparse.ArgumentParser(prog="make bench", description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("--tasks", type=int, default=10_000, help="tasks per round; each is four signals")
     parser.add_argument("--rounds", type=int, default=5)
+    parser.add_argument("--idle", type=float, default=10.0, help="seconds to watch the agent idle")
     parser.add_argument("--json", type=Path, help="also write the figures here")
+    parser.add_argument("--write", action="store_true", help="keep the figures: results.json, and the README's table")
     options = parser.parse_args()
-    result = asyncio.run(measure(options.tasks, options.rounds))
-    for name, value in result.items():
-        print(f"{name:24} {value}")
-    if options.json:
-        options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    result = asyncio.run(measure(options.tasks, options.rounds, options.idle))
+    print(report.table(result))
+    text = json.dumps(result, indent=2) + "\n"
+    for path in filter(None, (options.json, report.RESULTS if options.write else None)):
+        path.write_text(text, encoding="utf-8")
+    if options.write:
+        report.update_readme()
 
 
 if __name__ == "__main__":

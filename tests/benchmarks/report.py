@@ -1,0 +1,47 @@
+"""The bench's figures as a table: `python -m tests.benchmarks.report [--check|--write]` keeps the README's in step."""
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+from agent.options import keep
+
+RESULTS = Path(__file__).with_name("results.json")
+
+
+def table(result: dict[str, Any]) -> str:
+    cost, per_core, memory = result["cpu_us_per_signal"], result["signals_per_core_second"], result["rss_mib"]
+    times = {"agent": 1.0, **result["times_the_agent"]}
+    names = {
+        "agent": "**stem-agent**",
+        "plain_sdk": "a plain script on the OpenTelemetry SDK",
+        "least_work": "the least work conceivable",
+    }
+    rows = [
+        f"| {label} | {cost[name]:.1f} us | {times[name]:.2f} | {per_core[name]:,} | "
+        f"{memory[name]['idle']:.0f} / {memory[name]['loaded']:.0f} MiB |"
+        for name, label in names.items()
+    ]
+    signals = result["rounds"] * result["signals_per_round"]
+    return "\n".join(
+        (
+            f"On {result['machine']}; median of {result['rounds']} rounds of {result['signals_per_round']:,} signals:",
+            "",
+            f"| | CPU per signal | times the agent | signals/s per core | memory: idle / after {signals:,} signals |",
+            "| --- | --- | --- | --- | --- |",
+            *rows,
+            "",
+            f"The agent idle: {result['idle_core_share'] * 1000:.1f} ms of CPU a second. From start to listening: "
+            f"{result['cold_start_s']:.2f} s. From SIGTERM to exit, idle: {result['shutdown_s']:.2f} s.",
+            "",
+        )
+    )
+
+
+def update_readme(*arguments: str) -> None:
+    keep("bench", table(json.loads(RESULTS.read_text(encoding="utf-8"))), arguments or ("--write",))
+
+
+if __name__ == "__main__":
+    update_readme(*sys.argv[1:])
