@@ -21,7 +21,7 @@ _DEFAULT_DURATION = "30s"
 _EXIT_DISAGREES = 1
 _LIVE_SECONDS = 0.5
 _PLAIN_SECONDS = 2.0
-_MIN_WIDTH, _MIN_HEIGHT = 100, 30
+_MIN_WIDTH, _MIN_HEIGHT = 110, 30
 
 
 def _duration(text: str) -> float | None:
@@ -91,10 +91,13 @@ async def _play(plot: "Plot", console: Console, *, plain: bool) -> "Result":
             def show(seen: "Snapshot") -> None:
                 if not live.is_started:
                     stack.enter_context(live)
-                left = "Ctrl-C ends it" if plot.duration is None else f"{plot.duration:.0f} s; Ctrl-C ends it"
-                live.update(screen(seen, f"{headline}   {seen.elapsed_s:.0f} s of {left}"), refresh=True)
+                of = "" if plot.duration is None else f" of {plot.duration:.0f} s"
+                live.update(screen(seen, f"{headline}   {seen.elapsed_s:.0f} s{of}; Ctrl-C ends it"), refresh=True)
 
-            stage = Stage(plot, say=console.print, show=show, interval=_LIVE_SECONDS)
+            def say(text: str) -> None:
+                console.print(text, highlight=False)
+
+            stage = Stage(plot, say=say, show=show, interval=_LIVE_SECONDS)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGINT, signal.SIGTERM):
             loop.add_signal_handler(number, stage.stopped.set)

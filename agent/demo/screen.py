@@ -35,8 +35,8 @@ def line(snapshot: Snapshot) -> str:
 def screen(snapshot: Snapshot, headline: str) -> RenderableType:
     """Return the whole screen."""
     top = Table.grid(expand=True, padding=(0, 1))
-    for _ in range(3):
-        top.add_column(ratio=1)
+    for ratio in (5, 5, 4):
+        top.add_column(ratio=ratio)
     top.add_row(
         Panel(_indicators(snapshot), title="key indicators", border_style="blue"),
         Panel(_workers(snapshot), title="workers", border_style="blue"),
@@ -73,12 +73,12 @@ def _indicators(snapshot: Snapshot) -> Table:
         ("succeeded", f"{ends['succeeded']:,}"),
     )
     failed, revoked = ends["failed"], ends["revoked"]
-    grid.add_row("failed", Text(f"{failed}   revoked {revoked}", style="red" if failed else ""))
+    grid.add_row("failed", Text.assemble((f"{failed}", "red" if failed else ""), f"   revoked {revoked}"))
     return grid
 
 
 def _workers(snapshot: Snapshot) -> Table:
-    table = Table.grid(padding=(0, 2))
+    table = Table.grid(padding=(0, 1))
     for _ in range(4):
         table.add_column(no_wrap=True)
     for worker in snapshot.workers[:5]:
@@ -93,20 +93,21 @@ def _workers(snapshot: Snapshot) -> Table:
 
 
 def _agent(snapshot: Snapshot) -> Table:
+    doubled = snapshot.duplicates
     grid = _pairs(
-        ("signals", f"{snapshot.signals_per_s:.0f}/s"),
+        ("signals", f"{snapshot.signals_per_s:.0f}/s" + (f", {doubled} doubled" if doubled else "")),
         ("CPU, memory", f"{snapshot.cpu_share:.1%}, {snapshot.rss_mib:.0f} MiB"),
         ("delivered", f"{snapshot.spans:,} spans"),
         ("", f"{snapshot.log_records:,} log records"),
     )
     lost = f"{snapshot.signals_lost} signals, {snapshot.items_dropped} items"
     style = "bold red" if snapshot.signals_lost or snapshot.items_dropped else "green"
-    grid.add_row("lost", Text(lost + (f" ({snapshot.duplicates} doubles)" if snapshot.duplicates else ""), style=style))
+    grid.add_row("lost", Text(lost, style=style))
     return grid
 
 
 def _pairs(*rows: tuple[str, str]) -> Table:
-    grid = Table.grid(padding=(0, 2))
+    grid = Table.grid(padding=(0, 1))
     grid.add_column(style="dim")
     grid.add_column()
     for row in rows:
@@ -121,7 +122,7 @@ def _waterfalls(traces: list[Trace]) -> Panel:
     table.add_column(no_wrap=True)
     left = _LINES
     for trace in traces:
-        lines = list(trace.tasks.values())
+        lines = trace.lines
         if len(lines) > left:
             break
         left -= len(lines)

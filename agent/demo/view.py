@@ -47,7 +47,12 @@ class Trace:
 
     trace_id: str
     updated: float
-    tasks: "OrderedDict[str, TaskLine]" = field(default_factory=OrderedDict)
+    tasks: dict[str, TaskLine] = field(default_factory=dict)
+
+    @property
+    def lines(self) -> list[TaskLine]:
+        """The tasks in the order in which they began."""
+        return sorted(self.tasks.values(), key=lambda line: min(segment.start_ns for segment in line.segments))
 
     @property
     def interest(self) -> int:
@@ -67,9 +72,8 @@ class WorkerLine(NamedTuple):
 
     name: str
     up: bool
-    heartbeat_age_s: float | None
-    inflight: int | None
-    memory_bytes: int | None
+    heartbeat_age_s: float | None = None
+    inflight: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -183,7 +187,7 @@ class View:
         newest: dict[tuple[Any, ...], Trace] = {}
         for trace in self._traces.values():
             if now - trace.updated >= SETTLED_SECONDS:
-                kind = tuple((line.name, *line.states) for line in trace.tasks.values())
+                kind = tuple((line.name, *line.states) for line in trace.lines)
                 newest[kind] = trace
         chosen = sorted(newest.values(), key=lambda trace: trace.interest, reverse=True)[:count]
         return sorted(chosen, key=lambda trace: trace.bounds[1], reverse=True)
@@ -226,12 +230,8 @@ def _workers(sink: Sink) -> list[WorkerLine]:
         return {str(values.get("worker")): point.as_double or point.as_int for values, point in found}
 
     up = by_worker("stem.worker.up")
-    age, inflight, memory = (by_worker(f"stem.worker.{name}") for name in ("heartbeat.age", "inflight", "memory"))
-
-    def whole(value: float | None) -> int | None:
-        return None if value is None else int(value)
-
+    age, inflight = by_worker("stem.worker.heartbeat.age"), by_worker("stem.worker.inflight")
     return [
-        WorkerLine(name, bool(up[name]), age.get(name), whole(inflight.get(name)), whole(memory.get(name)))
+        WorkerLine(name, bool(up[name]), age.get(name), int(inflight[name]) if name in inflight else None)
         for name in sorted(up)
     ]

@@ -1,82 +1,24 @@
 """The agent as operators meet it: a process, its exit code, and what it prints."""
 
 import asyncio
-import os
 import signal
-import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import redis.asyncio
 
 from tests.conftest import ObservedSink
+from tests.integration.conftest import Start
 from tests.integration.test_whole_path import publish
 from tests.support import Story
 
 Write = Callable[[str], Path]
 
 
-class Child:
-    """`stem-agent` in a process of its own."""
-
-    def __init__(self, process: asyncio.subprocess.Process) -> None:
-        self.process = process
-        self.lines: list[str] = []
-
-    async def until(self, text: str) -> str:
-        """Read lines until one has `text`."""
-        assert self.process.stderr
-        async with asyncio.timeout(20):
-            while line := (await self.process.stderr.readline()).decode():
-                self.lines.append(line)
-                if text in line:
-                    return line
-        raise AssertionError(f"{text!r} was never printed: {''.join(self.lines)}")
-
-    async def end(self, *signals: signal.Signals) -> int:
-        """Send the signals and return the exit code."""
-        assert self.process.stderr
-        for number in signals:
-            self.process.send_signal(number)
-        async with asyncio.timeout(20):
-            self.lines += (await self.process.stderr.read()).decode().splitlines(keepends=True)
-            return await self.process.wait()
-
-    @property
-    def output(self) -> str:
-        return "".join(self.lines)
-
-
-@pytest.fixture
-async def start() -> AsyncIterator[Callable[..., "asyncio.Future[Child]"]]:
-    children: list[asyncio.subprocess.Process] = []
-
-    async def run(*arguments: str, **environ: str) -> Child:
-        process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "agent",
-            *arguments,
-            stderr=asyncio.subprocess.PIPE,
-            stdout=asyncio.subprocess.PIPE,
-            start_new_session=True,
-            env={"PATH": "/usr/bin:/bin", **environ},
-        )
-        children.append(process)
-        return Child(process)
-
-    yield run  # type: ignore[misc]
-    for process in children:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
-        process._transport.close()  # type: ignore[attr-defined]
-
-
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 async def test_a_stop_delivers_everything_and_exits_with_0(
-    start: Callable[..., "asyncio.Future[Child]"],
+    start: Start,
     write: Write,
     yaml: str,
     sink: ObservedSink,
@@ -103,7 +45,7 @@ async def test_a_stop_delivers_everything_and_exits_with_0(
 
 
 async def test_what_cannot_be_delivered_is_told_and_exits_with_4(
-    start: Callable[..., "asyncio.Future[Child]"],
+    start: Start,
     write: Write,
     yaml: str,
     sink: ObservedSink,
@@ -122,7 +64,7 @@ async def test_what_cannot_be_delivered_is_told_and_exits_with_4(
 
 
 async def test_open_attempts_are_told_at_the_stop(
-    start: Callable[..., "asyncio.Future[Child]"],
+    start: Start,
     write: Write,
     yaml: str,
     sink: ObservedSink,
@@ -138,7 +80,7 @@ async def test_open_attempts_are_told_at_the_stop(
 
 
 async def test_a_second_signal_ends_the_drain(
-    start: Callable[..., "asyncio.Future[Child]"],
+    start: Start,
     write: Write,
     yaml: str,
     sink: ObservedSink,
@@ -160,7 +102,7 @@ async def test_a_second_signal_ends_the_drain(
 
 
 async def test_a_stop_while_redis_keeps_silent_ends_at_once(
-    start: Callable[..., "asyncio.Future[Child]"], write: Write, yaml: str, redis_url: str
+    start: Start, write: Write, yaml: str, redis_url: str
 ) -> None:
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.read(1024):
@@ -180,7 +122,7 @@ async def test_a_stop_while_redis_keeps_silent_ends_at_once(
 
 
 async def test_the_agent_tells_about_itself_over_otlp(
-    start: Callable[..., "asyncio.Future[Child]"],
+    start: Start,
     write: Write,
     yaml: str,
     sink: ObservedSink,
@@ -200,7 +142,7 @@ async def test_the_agent_tells_about_itself_over_otlp(
 
 
 async def test_without_a_file_stems_variables_are_enough(
-    start: Callable[..., "asyncio.Future[Child]"],
+    start: Start,
     sink: ObservedSink,
     client: "redis.asyncio.Redis",
     namespace: str,
@@ -222,7 +164,7 @@ async def test_without_a_file_stems_variables_are_enough(
 
 
 async def test_a_refused_password_exits_with_78_and_one_line(
-    start: Callable[..., "asyncio.Future[Child]"], write: Write, yaml: str, redis_url: str
+    start: Start, write: Write, yaml: str, redis_url: str
 ) -> None:
     text = yaml.replace("redis://", "redis://nobody:hunter2@")
     agent = await start("run", "-c", str(write(text)))
@@ -246,7 +188,7 @@ BROKEN = [
 @pytest.mark.parametrize(("text", "expected"), BROKEN)
 @pytest.mark.parametrize("command", ["run", "validate"])
 async def test_a_broken_file_exits_with_78_and_no_traceback(
-    start: Callable[..., "asyncio.Future[Child]"], write: Write, text: str, expected: str, command: str
+    start: Start, write: Write, text: str, expected: str, command: str
 ) -> None:
     agent = await start(command, "--config", str(write(text)))
     assert await agent.end() == 78
@@ -255,43 +197,21 @@ async def test_a_broken_file_exits_with_78_and_no_traceback(
     assert "Traceback" not in agent.output
 
 
-async def test_a_good_file_is_valid(start: Callable[..., "asyncio.Future[Child]"], write: Write, yaml: str) -> None:
+async def test_a_good_file_is_valid(start: Start, write: Write, yaml: str) -> None:
     agent = await start("validate", "--config", str(write(yaml)))
     assert await agent.end() == 0
     assert agent.process.stdout
     assert (await agent.process.stdout.read()).decode().endswith("agent.yaml: ok\n")
 
 
-async def test_an_unknown_self_metrics_exporter_is_an_error(
-    start: Callable[..., "asyncio.Future[Child]"], write: Write, yaml: str
-) -> None:
+async def test_an_unknown_self_metrics_exporter_is_an_error(start: Start, write: Write, yaml: str) -> None:
     agent = await start("validate", "-c", str(write(yaml.replace("exporter: none", "exporter: nope"))))
     assert await agent.end() == 78
     assert "service.telemetry.metrics.exporter: found 'nope'" in agent.output
 
 
-async def test_ctrl_c_ends_the_demo_in_order(start: Callable[..., "asyncio.Future[Child]"]) -> None:
-    demo = await start("demo", "--duration", "forever")
-    assert demo.process.stdout
-    while b"agent and fleet run" not in (line := await demo.process.stdout.readline()):
-        assert line, "the demo ended by itself"
-    os.killpg(demo.process.pid, signal.SIGINT)
-    printed = (await demo.process.stdout.read()).decode()
-    assert await demo.end() == 0, demo.output + printed
-    assert "is accounted for" in printed
-
-
-async def test_the_demo_accounts_for_every_task(start: Callable[..., "asyncio.Future[Child]"]) -> None:
-    demo = await start("demo", "--duration", "3s", "--rate", "80")
-    assert demo.process.stdout
-    printed = (await demo.process.stdout.read()).decode()
-    assert await demo.end() == 0, demo.output + printed
-    assert "is accounted for" in printed
-    assert "DIFFERS" not in printed
-
-
 async def test_an_endpoint_that_hangs_does_not_hold_up_the_exit(
-    start: Callable[..., "asyncio.Future[Child]"], write: Write, yaml: str, sink: ObservedSink
+    start: Start, write: Write, yaml: str, sink: ObservedSink
 ) -> None:
     asked = asyncio.Event()
 

@@ -1,0 +1,68 @@
+"""`stem-agent` as a process of its own."""
+
+import asyncio
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable
+
+import pytest
+
+
+class Child:
+    """`stem-agent` in a process of its own."""
+
+    def __init__(self, process: asyncio.subprocess.Process) -> None:
+        self.process = process
+        self.lines: list[str] = []
+
+    async def until(self, text: str) -> str:
+        """Read lines until one has `text`."""
+        assert self.process.stderr
+        async with asyncio.timeout(20):
+            while line := (await self.process.stderr.readline()).decode():
+                self.lines.append(line)
+                if text in line:
+                    return line
+        raise AssertionError(f"{text!r} was never printed: {''.join(self.lines)}")
+
+    async def end(self, *signals: signal.Signals) -> int:
+        """Send the signals and return the exit code."""
+        assert self.process.stderr
+        for number in signals:
+            self.process.send_signal(number)
+        async with asyncio.timeout(20):
+            self.lines += (await self.process.stderr.read()).decode().splitlines(keepends=True)
+            return await self.process.wait()
+
+    @property
+    def output(self) -> str:
+        return "".join(self.lines)
+
+
+Start = Callable[..., "asyncio.Future[Child]"]
+
+
+@pytest.fixture
+async def start() -> AsyncIterator[Start]:
+    children: list[asyncio.subprocess.Process] = []
+
+    async def run(*arguments: str, **environ: str) -> Child:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "agent",
+            *arguments,
+            stderr=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            start_new_session=True,
+            env={"PATH": "/usr/bin:/bin", **environ},
+        )
+        children.append(process)
+        return Child(process)
+
+    yield run  # type: ignore[misc]
+    for process in children:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+        process._transport.close()  # type: ignore[attr-defined]

@@ -1,0 +1,92 @@
+"""`stem-agent demo` as a stranger runs it: its comparison, its faults, its flags."""
+
+import os
+import re
+import signal
+
+import pytest
+import redis.asyncio
+
+from tests.conftest import ObservedSink
+from tests.integration.conftest import Start
+
+
+async def test_ctrl_c_ends_the_demo_in_order(start: Start) -> None:
+    demo = await start("demo", "--duration", "forever")
+    assert demo.process.stdout
+    while b"agent and fleet run" not in (line := await demo.process.stdout.readline()):
+        assert line, "the demo ended by itself"
+    os.killpg(demo.process.pid, signal.SIGINT)
+    printed = (await demo.process.stdout.read()).decode()
+    assert await demo.end() == 0, demo.output + printed
+    assert "is accounted for" in printed
+
+
+async def test_the_demo_accounts_for_every_task(start: Start) -> None:
+    demo = await start("demo", "--duration", "3s", "--rate", "80")
+    assert demo.process.stdout
+    printed = (await demo.process.stdout.read()).decode()
+    assert await demo.end() == 0, demo.output + printed
+    assert "is accounted for" in printed
+    assert "DIFFERS" not in printed
+
+
+async def play(start: Start, *arguments: str, expect: int = 0, **environ: str) -> str:
+    demo = await start("demo", "--rate", "80", *arguments, **environ)
+    assert demo.process.stdout
+    printed = (await demo.process.stdout.read()).decode()
+    assert await demo.end() == expect, demo.output + printed
+    return printed
+
+
+async def test_under_faults_nothing_that_arrives_is_wrong_and_every_noticeable_loss_is_noticed(start: Start) -> None:
+    printed = await play(start, "--duration", "4s", "--faults", "loss=5%,dup=5%,kill-worker=1.5s")
+    assert "nothing that arrived is wrong, doubled or invented" in printed
+    assert "DIFFERS" not in printed
+    told = re.search(r"faults: (\d+) signals lost, (\d+) doubled, (\d+) workers killed", printed)
+    assert told
+    assert all(int(number) for number in told.groups())
+    row = next(line for line in printed.splitlines() if "signals lost, and noticed" in line)
+    expected, received = (int(cell) for cell in row.split("│")[2:4])
+    assert expected == received > 0
+
+
+async def test_a_real_backend_gets_the_same_and_its_headers(start: Start, sink: ObservedSink) -> None:
+    printed = await play(
+        *(start, "--duration", "2s", "--endpoint", sink.url),
+        OTEL_EXPORTER_OTLP_HEADERS="api-key=secret",
+        OTEL_EXPORTER_OTLP_ENDPOINT="http://127.0.0.1:9",  # the user's own, and none of the demo's business
+    )
+    assert "is accounted for" in printed
+    told = re.search(rf"{sink.url}: (\d+) of (\d+) items delivered, 0 rejected, 0 dropped", printed)
+    assert told
+    assert told[1] == told[2]
+    assert len(sink.spans) > 0
+    assert all(headers["api-key"] == "secret" for headers in sink.headers)
+
+
+async def test_a_backend_that_takes_nothing_is_told_of(start: Start) -> None:
+    printed = await play(start, "--duration", "1s", "--endpoint", "http://127.0.0.1:9", expect=1)
+    assert "is accounted for" in printed, "the comparison stays with the local endpoint"
+    assert re.search(r"http://127\.0\.0\.1:9: 0 of \d+ items delivered", printed)
+
+
+async def test_redis_can_be_kept(start: Start) -> None:
+    printed = await play(start, "--duration", "1s", "--keep")
+    told = re.search(r"redis is left running: (\S+) \(process (\d+)", printed)
+    assert told
+    client = redis.asyncio.Redis.from_url(told[1])
+    try:
+        assert await client.exists("stem:stream:default")
+        assert await client.scard("stem:worker:heartbeats") == 3
+    finally:
+        await client.aclose()
+        os.kill(int(told[2]), signal.SIGTERM)
+
+
+@pytest.mark.parametrize("faults", ["loss=2", "loss=x", "noise=1%", "kill-worker=-1s", "loss=150%"])
+async def test_an_unknown_fault_is_refused_with_what_was_expected(start: Start, faults: str) -> None:
+    demo = await start("demo", "--faults", faults, COLUMNS="200")
+    assert await demo.end() == 2
+    assert faults in demo.output
+    assert "loss=1%,dup=1%" in demo.output
