@@ -22,20 +22,25 @@ class Via(StrEnum):
 
 
 class TaskTruth(msgspec.Struct, frozen=True):
-    """A task as its publisher made it. `traced`: the publisher made a span for it, in the trace `trace_id`."""
+    """A task as its publisher made it; `span_id` is that of the publisher's own span for it, empty without one."""
 
     task_id: str
     name: str
     queue: str
     via: Via
     trace_id: str
-    traced: bool
+    span_id: str
     enqueued_us: int
     parent_task_id: str | None = None
     root_task_id: str | None = None
     group_id: str | None = None
     workflow_run_id: str | None = None
     schedule_id: str | None = None
+
+    @property
+    def traced(self) -> bool:
+        """Whether the publisher made a span."""
+        return bool(self.span_id)
 
 
 class AttemptTruth(msgspec.Struct, frozen=True):

@@ -96,8 +96,8 @@ async def test_a_faulty_emitter_knows_what_can_be_noticed() -> None:
     for _ in range(6):
         await emitter.send(b"x")
     assert len(published.payloads) == 2
-    # Lost: the first (nobody knew of the process), two in between, and the last (nothing came after it).
-    assert emitter.did == SignalsTruth(sent=6, lost=4, noticeable=2)
+    # Not to be noticed: the first (nobody knew of the process), and the last (nothing came after it).
+    assert emitter.did() == SignalsTruth(sent=6, lost=4, noticeable=2)
 
 
 async def test_doubles_and_delays_reach_redis() -> None:
@@ -108,7 +108,7 @@ async def test_doubles_and_delays_reach_redis() -> None:
         await emitter.send(bytes([number]))
     await emitter.close()
     assert Counter(published.payloads) == {bytes([number]): 2 for number in range(20)}
-    assert emitter.did.doubled == 20
+    assert emitter.did().doubled == 20
 
 
 # --- comparison ----------------------------------------------------------------------------------------------------
@@ -122,12 +122,12 @@ def told(*, ends: str = "succeeded") -> tuple[Truth, Sink]:
     sink = Sink()
     sink.spans, sink.logs, sink.metrics = heard.spans, heard.logs, heard.metrics()
     (span,) = (span for span in heard.spans if span.name.startswith("process "))
+    (wait,) = (span for span in heard.spans if span.name.startswith("wait "))
+    (send,) = (span for span in heard.spans if span.name.startswith("send "))
     truth = Truth()
     identity, name, queue = task["id"], task["name"], task["queue"]
-    truth.tasks[identity] = TaskTruth(
-        identity, name, queue, Via.CANVAS, span.trace_id.hex(), traced=False, enqueued_us=1
-    )
-    (wait,) = (span for span in heard.spans if span.name.startswith("wait "))
+    enqueued_us = send.start_time_unix_nano // 1000
+    truth.tasks[identity] = TaskTruth(identity, name, queue, Via.CANVAS, span.trace_id.hex(), "", enqueued_us)
     times = (wait.start_time_unix_nano, span.start_time_unix_nano, span.end_time_unix_nano)
     truth.attempts.append(AttemptTruth(identity, 0, "worker-1", ends, *(time // 1000 for time in times)))
     return truth, sink
@@ -167,11 +167,51 @@ def test_a_span_that_says_something_else_is_wrong(change: Any) -> None:
     assert wrong(truth, sink) == {"attempts succeeded"}
 
 
+@pytest.mark.parametrize(
+    ("role", "change", "row"),
+    [
+        ("process", lambda span: setattr(span, "parent_span_id", b"12345678"), "attempts succeeded"),
+        ("process", lambda span: span.links.pop(), "attempts succeeded"),
+        ("process", lambda span: setattr(span.status, "code", 2), "attempts succeeded"),
+        ("process", lambda span: setattr(span, "name", "process other"), "attempts succeeded"),
+        ("wait", lambda span: setattr(span, "start_time_unix_nano", span.start_time_unix_nano - 1000), "wait spans"),
+        ("wait", lambda span: setattr(span, "parent_span_id", b"12345678"), "wait spans"),
+        ("send", lambda span: setattr(span, "trace_id", bytes(16)), "send spans"),
+    ],
+)
+def test_every_kind_of_span_is_looked_at(role: str, change: Any, row: str) -> None:
+    truth, sink = told()
+    change(next(span for span in sink.spans if span.name.startswith(role)))
+    assert row in wrong(truth, sink)
+
+
+def test_a_log_record_in_another_trace_is_wrong() -> None:
+    truth, sink = told()
+    record = next(record for record in sink.logs if record.event_name == "stem.task.succeeded")
+    record.trace_id = bytes(16)
+    assert wrong(truth, sink) == {"logs stem.task.succeeded"}
+
+
+@pytest.mark.parametrize("name", ["stem.task.duration", "stem.queue.latency"])
+def test_a_histogram_of_other_values_is_wrong(name: str) -> None:
+    truth, sink = told()
+    sink.metrics[name].histogram.data_points[0].sum += 0.001
+    assert wrong(truth, sink) == {f"histogram {name}"}
+
+
+def test_a_doubled_wait_and_a_doubled_send_are_wrong() -> None:
+    truth, sink = told()
+    sink.spans += [span for span in sink.spans if not span.name.startswith("process")]
+    assert wrong(truth, sink) == {"wait spans", "send spans"}
+
+
 def test_a_doubled_span_and_a_doubled_log_are_wrong() -> None:
     truth, sink = told()
     sink.spans.append(next(span for span in sink.spans if span.name.startswith("process")))
-    sink.logs.append(sink.logs[0])
-    assert {"attempts invented or doubled", "logs doubled"} <= wrong(truth, sink)
+    sink.logs.append(next(record for record in sink.logs if record.event_name == "stem.task.succeeded"))
+    assert {"attempts invented or doubled", "logs stem.task.succeeded", "logs of any kind doubled"} == wrong(
+        truth, sink
+    )
 
 
 def test_an_attempt_that_never_was_is_wrong() -> None:

@@ -82,7 +82,7 @@ class Client:
             queue=envelope["queue"],
             via=via,
             trace_id=trace_of(envelope) or derived,
-            traced=traced,
+            span_id=headers["traceparent"].split("-")[2] if traced else "",
             enqueued_us=epoch_us(datetime.fromisoformat(envelope["enqueuedAt"])),
             parent_task_id=parent,
             root_task_id=root,

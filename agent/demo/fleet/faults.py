@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from agent.core.tasks import cancel
 from agent.demo.truth import SignalsTruth
 from agent.emit import AsyncSignalEmitter, Composer
 
@@ -66,52 +67,59 @@ def _seconds(text: str) -> float:
 
 
 class FaultyEmitter(AsyncSignalEmitter):
-    """An emitter whose signals meet `faults` after they were numbered, as on a real network; `did` says what became."""
+    """An emitter whose signals meet `faults` after they were numbered, as on a real network."""
 
     def __init__(self, client: "redis.asyncio.Redis", composer: Composer) -> None:
         super().__init__(client, composer)
         self.faults = Faults()
         self.chance = random.Random()
-        self.did = SignalsTruth()
-        self._heard = False
-        self._unheard = 0
+        self._arrived = bytearray()  # one for each number: whether Redis got it
+        self._doubled = 0
         self._late: set[asyncio.Task[None]] = set()
+
+    def did(self) -> SignalsTruth:
+        """Return what became of the signals so far."""
+        arrived = self._arrived
+        between = arrived[arrived.find(1) : arrived.rfind(1)]
+        return SignalsTruth(
+            sent=len(arrived),
+            dropped=self.dropped,
+            lost=arrived.count(0) - self.dropped,
+            noticeable=between.count(0),
+            doubled=self._doubled,
+        )
 
     async def send(self, payload: bytes | None) -> None:
         """Publish, or not, or twice, or later."""
-        self.did.sent += 1
+        number = len(self._arrived)
+        self._arrived.append(0)
         if self.chance.random() < self.faults.loss:
-            self.did.lost += 1
-            self._unheard += self._heard
             return
-        copies = 1
-        if self.chance.random() < self.faults.dup:
-            self.did.doubled += 1
-            copies = 2
-        for _ in range(copies):
+        doubled = self.chance.random() < self.faults.dup
+        self._doubled += doubled
+        for _ in range(1 + doubled):
             if self.faults.shuffle_s:
-                task = asyncio.create_task(self._send_late(payload, self.chance.uniform(0, self.faults.shuffle_s)))
+                task = asyncio.create_task(self._send_late(payload, number))
                 self._late.add(task)
                 task.add_done_callback(self._late.discard)
             else:
-                await super().send(payload)
-        self._heard = True
-        self.did.noticeable += self._unheard
-        self._unheard = 0
+                await self._publish_one(payload, number)
 
-    async def _send_late(self, payload: bytes | None, delay: float) -> None:
-        await asyncio.sleep(delay)
+    async def _send_late(self, payload: bytes | None, number: int) -> None:
+        await asyncio.sleep(self.chance.uniform(0, self.faults.shuffle_s))
+        await self._publish_one(payload, number)
+
+    async def _publish_one(self, payload: bytes | None, number: int) -> None:
+        dropped = self.dropped
         await super().send(payload)
+        self._arrived[number] = self.dropped == dropped
 
     async def close(self) -> None:
         """Send what is on its way, then close."""
         await asyncio.gather(*self._late)
-        self.did.dropped = self.dropped
         await super().close()
 
     async def kill(self) -> None:
-        """Close at once, as a killed process does."""
-        for task in self._late:
-            task.cancel()
-        await asyncio.gather(*self._late, return_exceptions=True)
-        await self.close()
+        """Close at once, as a killed process does: what is on its way is lost."""
+        await cancel(self._late)
+        await super().close()

@@ -114,7 +114,7 @@ class Fleet:
         await producer.emitter.close()
         await beat.emitter.close()
         for emitter in self._emitters:
-            self.truth.signals.add(emitter.did)
+            self.truth.signals.add(emitter.did())
         await self.redis.aclose()
 
     async def _kill_now_and_then(self) -> None:
