@@ -31,11 +31,11 @@ class Beat:
         self._fired: dict[str, int] = {}
 
     async def run(self) -> None:
-        """Enter the schedules, then fire them for ever."""
+        """Enter the schedules, then fire them until the fleet is told to stop."""
         for schedule in SCHEDULES:
             await self._enter(schedule)
         entries = {schedule.entry_id: schedule for schedule in SCHEDULES}
-        while True:
+        while not self._fleet.stop.is_set():
             now = utc_now()
             for entry_id in await self._redis.zrangebyscore(self._keys.schedules, "-inf", epoch_ms(now)):
                 # What is disabled stays in the index, overdue for ever.

@@ -32,7 +32,11 @@ class Delivery:
 
 
 class Broker:
-    """Publishes and consumes as Stem does: nothing is ever trimmed or deleted from a stream."""
+    """Publishes and consumes as Stem does: nothing is ever trimmed or deleted from a stream.
+
+    Where Stem acknowledges and then writes, both go out together here, in this order: a worker killed in between would
+    lose the task, in Stem as well; but the fleet waits for every task's end.
+    """
 
     def __init__(self, client: Any, keys: Keys) -> None:
         self._redis = client  # redis-py's types know neither text answers nor plain dicts
@@ -83,15 +87,24 @@ class Broker:
 
     async def dead_letter(self, delivery: Delivery, reason: str, meta: dict[str, Any] | None) -> None:
         """Acknowledge, and put the envelope at the head of the dead letters."""
-        await self.ack(delivery)
         letter = {"envelope": delivery.envelope, "reason": reason, "meta": meta, "deadAt": iso(utc_now())}
-        await self._redis.lpush(self._keys.dead(delivery.queue), to_json(letter))
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.xack(delivery.stream, self._keys.group(delivery.queue), delivery.entry_id)
+            pipe.lpush(self._keys.dead(delivery.queue), to_json(letter))
+            await pipe.execute()
 
-    async def extend_lease(self, delivery: Delivery, seconds: float) -> None:
-        """Acknowledge, and leave a copy that falls due after `seconds`: Stem never takes it back."""
-        await self.ack(delivery)
-        copy = {**delivery.envelope, "notBefore": iso(utc_now() + timedelta(seconds=seconds))}
-        await self.publish(copy)
+    async def send_back(self, delivery: Delivery, seconds: float, **changes: Any) -> datetime:
+        """Acknowledge, and leave an envelope with `changes` that falls due after `seconds`; return when.
+
+        So do retries, rate limits, and the extension of a lease, whose copy Stem never takes back.
+        """
+        due = utc_now() + timedelta(seconds=seconds)
+        envelope = {**delivery.envelope, **changes, "notBefore": iso(due)}
+        async with self._redis.pipeline(transaction=False) as pipe:
+            pipe.xack(delivery.stream, self._keys.group(delivery.queue), delivery.entry_id)
+            pipe.zadd(self._keys.delayed(delivery.queue), {to_json(envelope): epoch_ms(due)})
+            await pipe.execute()
+        return due
 
     async def pending_count(self, queue: str) -> int:
         """Return what waits in a queue: the lag of its group over all streams."""

@@ -1,5 +1,6 @@
 """Publishing as Stem does: `Stem.enqueue` with its signals and its record, the canvas without signals."""
 
+import asyncio
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
@@ -33,22 +34,19 @@ class Client:
         if traced:
             envelope["headers"]["traceparent"] = traceparent(trace_of(envelope))
         await self.emitter.before_publish(envelope)
-        self._record(envelope, Via.STEM, traced=traced)
-        await self.broker.publish(envelope)
+        await self._publish(envelope, Via.STEM, traced=traced)
         meta = {"queue": envelope["queue"], "maxRetries": envelope["maxRetries"], "__stemResultEncoder": ENCODER}
         await self.backend.write(envelope, TaskState.QUEUED, meta)
         await self.emitter.after_publish(envelope)
 
     async def send(self, envelope: Envelope, meta: dict[str, Any]) -> None:
         """Publish as the canvas does: no signals, no span; `meta` is what its record says beside the queue."""
-        self._record(envelope, Via.CANVAS, traced=False)
-        await self.broker.publish(envelope)
+        await self._publish(envelope, Via.CANVAS)
         await self.backend.write(envelope, TaskState.QUEUED, {"queue": envelope["queue"], **meta})
 
     async def dispatch(self, envelope: Envelope) -> None:
         """Publish as Beat does: no signals, no span, no record."""
-        self._record(envelope, Via.BEAT, traced=False)
-        await self.broker.publish(envelope)
+        await self._publish(envelope, Via.BEAT)
 
     async def chord(self, member: Kind, callback: Kind) -> None:
         """Publish a group of tasks with a callback for when all of them succeeded."""
@@ -70,6 +68,15 @@ class Client:
         now = iso(utc_now())
         callback["enqueuedAt"] = now
         await self.send(callback, {"chordId": callback["meta"]["chordId"], "dispatchedAt": now})
+
+    async def _publish(self, envelope: Envelope, via: Via, *, traced: bool = False) -> None:
+        """Publish, and write the task down: both, or neither, even when the process is killed meanwhile."""
+
+        async def whole() -> None:
+            self._record(envelope, via, traced=traced)
+            await self.broker.publish(envelope)
+
+        await asyncio.shield(asyncio.ensure_future(whole()))
 
     def _record(self, envelope: Envelope, via: Via, *, traced: bool) -> None:
         headers, meta = envelope["headers"], envelope["meta"]

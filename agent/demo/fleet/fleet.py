@@ -75,6 +75,15 @@ class Fleet:
         if not self._unfinished:
             self._idle.set()
 
+    async def stopped_within(self, seconds: float) -> bool:
+        """Wait for so long, or until the fleet is told to stop; return whether it was."""
+        try:
+            async with asyncio.timeout(seconds):
+                await self.stop.wait()
+        except TimeoutError:
+            return False
+        return True
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> "asyncio.Task[None]":
         """Run a part of the fleet as a task; what it dies of ends the fleet."""
         return asyncio.create_task(self._guard(work))
@@ -106,7 +115,7 @@ class Fleet:
         beating = self.spawn(beat.run())
         killing = self.spawn(self._kill_now_and_then())
         await producer.run()
-        await cancel([beating, killing])
+        await asyncio.gather(beating, killing)
         if self._unfinished:
             await self._idle.wait()
         for worker in self._workers:
@@ -119,10 +128,7 @@ class Fleet:
 
     async def _kill_now_and_then(self) -> None:
         """Kill a worker every so often; another takes its name half a second later, as a restarted container does."""
-        if not self.faults.kill_every_s:
-            return
-        while True:
-            await asyncio.sleep(self.faults.kill_every_s)
+        while self.faults.kill_every_s and not await self.stopped_within(self.faults.kill_every_s):
             index = self.chance.randrange(len(self._workers))
             await self._workers[index].kill()
             await asyncio.sleep(RESTART_SECONDS)
@@ -141,19 +147,14 @@ class Producer:
 
     async def run(self) -> None:
         """Publish until the fleet is told to stop."""
-        loop, stop = asyncio.get_running_loop(), self._fleet.stop
+        fleet, loop = self._fleet, asyncio.get_running_loop()
         due = loop.time()
-        while not stop.is_set():
-            due += self._fleet.chance.expovariate(self._fleet.rate)
-            if (delay := due - loop.time()) > 0:
-                try:
-                    async with asyncio.timeout(delay):
-                        await stop.wait()
-                except TimeoutError:
-                    pass
-                else:
-                    return
-            await self._publish(self._fleet.chance.choices(CHOICES, WEIGHTS)[0])
+        while True:
+            due += fleet.chance.expovariate(fleet.rate)
+            delay = due - loop.time()
+            if fleet.stop.is_set() or (delay > 0 and await fleet.stopped_within(delay)):
+                return
+            await self._publish(fleet.chance.choices(CHOICES, WEIGHTS)[0])
 
     async def _publish(self, kind: Kind) -> None:
         chance = self._fleet.chance

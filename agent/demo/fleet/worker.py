@@ -5,7 +5,7 @@ The order of each ending is that of `worker.dart`: acknowledge, store, signal, f
 
 import asyncio
 from dataclasses import dataclass
-from datetime import datetime, timedelta
+from datetime import datetime
 from typing import TYPE_CHECKING
 
 from agent.core.tasks import cancel
@@ -39,12 +39,12 @@ RETRY_SECONDS = 0.3
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """An attempt under way: what a kill would cut off. `held`: it is acknowledged, and nowhere else yet."""
+    """An attempt under way: what a kill would cut off. `leaving`: it is being acknowledged, for good."""
 
     delivery: Delivery
     signals: "AttemptSignals[Awaitable[None]]"
     state: str = LOST
-    held: bool = False
+    leaving: bool = False
 
 
 class TaskFailed(Exception):  # noqa: N818 - not an error of ours
@@ -100,7 +100,9 @@ class Worker:
         self.fleet.truth.killed_workers.append(self.worker_id)
         for run in list(self._runs):
             self._record(run)
-            if run.held:  # acknowledged, and not sent on: Stem forgets such a task
+            # Acknowledged, and not sent on: Stem forgets such a task. A workflow's runner comes back when the copy of
+            # its lease falls due: too late to wait for.
+            if run.leaving or run.delivery.envelope["name"] == WORKFLOW_TASK:
                 self.fleet.abandoned(run.delivery.envelope)
 
     async def _take(self, queue: str) -> None:
@@ -134,23 +136,21 @@ class Worker:
         envelope, fleet = delivery.envelope, self.fleet
         kind = KIND.get(envelope["name"])
         if kind is None and envelope["name"] != WORKFLOW_TASK:
-            await fleet.broker.dead_letter(delivery, "unregistered-task", None)
             self._outcome(delivery, "unregistered")
             fleet.truth.dead_letters.append(envelope["id"])
             fleet.finished(envelope["id"])
+            await fleet.broker.dead_letter(delivery, "unregistered-task", None)
         elif kind and fleet.chance.random() < kind.revoke / 2:
             await self._revoke(delivery, "revoked by the demo")
         elif _expired(envelope["meta"].get("stem.expiresAt")):
+            self._outcome(delivery, "expired")
+            fleet.finished(envelope["id"])
             await fleet.broker.ack(delivery)
             error = task_error("TaskExpired", "task expired before it ran")
             meta = {"worker": self.worker_id, "expiredAt": iso(utc_now()), "stem.expired": True}
             await fleet.backend.write(envelope, TaskState.CANCELLED, meta, error=error)
-            self._outcome(delivery, "expired")
-            fleet.finished(envelope["id"])
         elif kind and fleet.chance.random() < kind.limited:
-            await fleet.broker.ack(delivery)
-            due = iso(utc_now() + timedelta(seconds=LIMIT_SECONDS))
-            await fleet.broker.publish({**envelope, "notBefore": due})
+            await fleet.broker.send_back(delivery, LIMIT_SECONDS)
             meta = {"rateLimited": True, "retryAfterMs": round(LIMIT_SECONDS * 1000)}
             await fleet.backend.write(envelope, TaskState.RETRIED, meta)
             self._outcome(delivery, "rate-limited")
@@ -161,8 +161,8 @@ class Worker:
         envelope = delivery.envelope
         run = self._run(delivery)
         await self.fleet.backend.revoke(self.fleet.namespace, envelope["id"], reason)
+        run.leaving, run.state = True, TaskState.CANCELLED
         await self.fleet.broker.ack(delivery)
-        run.held, run.state = True, TaskState.CANCELLED
         await self._store_revoked(run, reason)
         await run.signals.revoked(reason)
         self._record(run)
@@ -198,9 +198,8 @@ class Worker:
             else:
                 await self._fail(run, str(error), meta)
         except TaskRevoked as error:
-            run.state = TaskState.CANCELLED
+            run.leaving, run.state = True, TaskState.CANCELLED
             await self.fleet.broker.ack(delivery)
-            run.held = True
             await self._store_revoked(run, str(error))
             await signals.revoked(str(error))
         else:
@@ -230,9 +229,8 @@ class Worker:
 
     async def _succeed(self, run: Run, kind: Kind | None, meta: dict[str, str]) -> None:
         delivery, envelope = run.delivery, run.delivery.envelope
-        run.state = TaskState.SUCCEEDED
+        run.leaving, run.state = True, TaskState.SUCCEEDED
         await self.fleet.broker.ack(delivery)
-        run.held = True
         meta = {**meta, "completedAt": iso(utc_now())}
         status = await self.fleet.backend.write(envelope, TaskState.SUCCEEDED, meta, payload={"ok": True})
         group = envelope["meta"].get("groupId")
@@ -252,21 +250,17 @@ class Worker:
     async def _retry(self, run: Run, reason: str) -> None:
         envelope = run.delivery.envelope
         run.state = TaskState.RETRIED
-        due = utc_now() + timedelta(seconds=RETRY_SECONDS * 2 ** envelope["attempt"])
-        await self.fleet.broker.ack(run.delivery)
-        run.held = True
-        await self.fleet.broker.publish({**envelope, "attempt": envelope["attempt"] + 1, "notBefore": iso(due)})
-        run.held = False
-        meta = {"retryDelayMs": round((due - utc_now()).total_seconds() * 1000)}
+        number, delay = envelope["attempt"], RETRY_SECONDS * 2 ** envelope["attempt"]
+        due = await self.fleet.broker.send_back(run.delivery, delay, attempt=number + 1)
+        meta = {"retryDelayMs": round(delay * 1000)}
         error = task_error(reason.partition(":")[0], reason, retryable=True, stack=STACK)
         await self.fleet.backend.write(envelope, TaskState.RETRIED, meta, error=error)
         await run.signals.retry(reason, due)
 
     async def _fail(self, run: Run, reason: str, meta: dict[str, str]) -> None:
         envelope = run.delivery.envelope
-        run.state = TaskState.FAILED
+        run.leaving, run.state = True, TaskState.FAILED
         await self.fleet.broker.dead_letter(run.delivery, "max-retries-exhausted", {"error": reason})
-        run.held = True
         self.fleet.truth.dead_letters.append(envelope["id"])
         failed = {"worker": self.worker_id, "startedAt": meta["startedAt"], "failedAt": iso(utc_now())}
         error = task_error(reason.partition(":")[0], reason, stack=STACK)
@@ -278,7 +272,7 @@ class Worker:
     async def _hold_lease(self, delivery: Delivery) -> None:
         while True:
             await asyncio.sleep(LEASE_SECONDS / 2)
-            await self.fleet.broker.extend_lease(delivery, LEASE_SECONDS)
+            await self.fleet.broker.send_back(delivery, LEASE_SECONDS)
 
     # --- truth -----------------------------------------------------------------------------------------------------
 

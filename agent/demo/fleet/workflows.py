@@ -58,7 +58,7 @@ class WorkflowRuntime:
             step = STEPS[index]
             lease = epoch_ms(utc_now() + timedelta(seconds=LEASE_SECONDS))
             await self._update(key, owner_id=self._owner, lease_expires_at=str(lease))
-            await self._publisher.broker.extend_lease(delivery, LEASE_SECONDS)
+            await self._publisher.broker.send_back(delivery, LEASE_SECONDS)
             await self._signal(SignalName.WORKFLOW_RUN_RESUMED, run_id, "running", step=step.name)
             await asyncio.sleep(step.run_s)
             if chance.random() < step.fail:
