@@ -107,6 +107,7 @@ def _attempts(truth: Truth, processes: list[Seen], parents: dict[str, bytes]) ->
         siblings.setdefault(seen.key[:2], set()).add(seen.span.span_id)
     rows: dict[str, Counter[str]] = {state: Counter() for state in truth.states()}
     unmatched = []
+    lossy = truth.signals.lost > 0  # then the attempt before may not have been known when the link was made
     for attempt in truth.attempts:
         row = rows[attempt.state]
         row["expected"] += 1
@@ -120,7 +121,7 @@ def _attempts(truth: Truth, processes: list[Seen], parents: dict[str, bytes]) ->
         if match.incomplete:
             row["incomplete"] += 1
         else:
-            before = siblings.get((attempt.task_id, attempt.number - 1), set())
+            before = set() if lossy else siblings.get((attempt.task_id, attempt.number - 1), set())
             row["wrong"] += not _right(truth.tasks[attempt.task_id], attempt, match, parents, before)
     # A span without its right start may say that it does not know it; if it claims to know, it is wrong.
     for attempt in unmatched:

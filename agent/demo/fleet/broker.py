@@ -24,6 +24,7 @@ class Delivery:
     stream: str
     entry_id: str
     envelope: Envelope
+    claimed: bool = False
 
     @property
     def queue(self) -> str:
@@ -78,7 +79,11 @@ class Broker:
             answer = await self._redis.xautoclaim(
                 stream, self._keys.group(queue), consumer, int(idle_s * 1000), count=CLAIM_BATCH
             )
-            taken += [Delivery(stream, entry_id, from_fields(fields)) for entry_id, fields in answer[1] if fields]
+            taken += [
+                Delivery(stream, entry_id, from_fields(fields), claimed=True)
+                for entry_id, fields in answer[1]
+                if fields
+            ]
         return taken
 
     async def ack(self, delivery: Delivery) -> None:

@@ -140,7 +140,9 @@ class Worker:
             fleet.truth.dead_letters.append(envelope["id"])
             fleet.finished(envelope["id"])
             await fleet.broker.dead_letter(delivery, "unregistered-task", None)
-        elif kind and fleet.chance.random() < kind.revoke / 2:
+        elif kind and not delivery.claimed and fleet.chance.random() < kind.revoke / 2:
+            # Nobody revokes what was cut off: `task-revoked` names neither attempt nor start, so that one for the
+            # second delivery to a worker cannot be told from one for the first.
             await self._revoke(delivery, "revoked by the demo")
         elif _expired(envelope["meta"].get("stem.expiresAt")):
             self._outcome(delivery, "expired")
