@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from agent.demo.sink import Sink, attributes, points
 
 WINDOW_SECONDS = 5.0
-MAX_TRACES = 400
+MAX_TRACES = 4000
 """Traces remembered for the screen; the comparison remembers all."""
 SETTLED_SECONDS = 1.5
 """A trace that got nothing new for so long is shown; what is still growing would jump."""
