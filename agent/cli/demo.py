@@ -136,7 +136,8 @@ def _summary(result: "Result") -> list[str]:
         lines.append(f"redis is left running: {result.kept}")
     of = f"{len(truth.tasks)} tasks and {len(truth.attempts)} attempts"
     if not result.agrees:
-        lines.append("fleet and endpoint disagree")
+        bad = [row.what for row in result.rows if not (row.true if faults.any else row.exact)]
+        lines.append(f"fleet and endpoint disagree: {', '.join(bad)}")
     elif faults.any:
         lines.append(f"of {of}, nothing that arrived is wrong, doubled or invented")
     else:
