@@ -13,7 +13,7 @@ from agent.correlate.spans import Settled
 from agent.correlate.workers import LIFECYCLE, Workers
 from agent.stem.catalogue import SIGNAL_NAMES, SignalName, TaskState
 from agent.stem.timestamps import epoch_ns
-from agent.stem.wire import Envelope, Fact, Heartbeat, Signal, decode_envelope
+from agent.stem.wire import Envelope, Fact, Gap, Heartbeat, Signal, decode_envelope
 
 LATE = "stem_agent.signals.late"
 EVICTED = "stem_agent.correlate.evicted"
@@ -62,7 +62,7 @@ class Correlator:
                 self.recorder.unknown(fact, epoch_ns(fact.occurred_at, zone), now_ns)
         elif isinstance(fact, Heartbeat):
             self._heartbeat(fact, zone, now_ns)
-        else:
+        elif isinstance(fact, Gap):
             self.recorder.gap(fact, now_ns)
 
     def tick(self, now_ns: int) -> None:

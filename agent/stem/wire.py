@@ -25,6 +25,16 @@ class DecodeError(ValueError):
         self.reason = reason
 
 
+class Metadata(Struct, rename="camel", gc=False):
+    """`metadata` of a workflow signal: why it sleeps, failed, or was cancelled. Its `result` is never decoded."""
+
+    type: str | None = None
+    topic: str | None = None
+    resume_at: datetime | None = None
+    error: str | None = None
+    policy: str | None = None
+
+
 class Attributes(Struct, rename="camel", gc=False):
     """`StemEvent.attributes`: the keys that are used of all 27 signals; the rest is skipped unread."""
 
@@ -38,6 +48,20 @@ class Attributes(Struct, rename="camel", gc=False):
     error: str | None = None
     stack_trace: str | None = None
     next_retry_at: datetime | None = None
+    # workflow-run-*
+    run_id: str | None = None
+    workflow: str | None = None
+    status: str | None = None
+    step: str | None = None
+    metadata: Metadata | None = None
+    # schedule-entry-*
+    entry_id: str | None = None
+    scheduled_for: datetime | None = None
+    executed_at: datetime | None = None
+    drift_ms: int | None = None
+    # control-command-*
+    request_id: str | None = None
+    type: str | None = None
 
 
 class Signal(Struct, rename="camel", gc=False):
@@ -56,6 +80,8 @@ class Signal(Struct, rename="camel", gc=False):
     emitter: str | None = None
     boot: str | None = None
     seq: Count | None = None
+    pid: Count | None = None
+    host: str | None = None
     namespace: str = field(default="", name="__namespace")
 
 
@@ -127,7 +153,19 @@ class Gap(Struct, frozen=True, gc=False):
         return self.last - self.first + 1
 
 
-Fact = Signal | Heartbeat | Gap
+class Outage(Struct, frozen=True, gc=False):
+    """The receiver could hear nothing from `from_ns` on (our clock): told when it begins, and again when it is over.
+
+    `to_ns` is 0 until then. `emitters` are those concerned; none: all of the namespace.
+    """
+
+    namespace: str
+    emitters: tuple[str, ...]
+    from_ns: int
+    to_ns: int
+
+
+Fact = Signal | Heartbeat | Gap | Outage
 """What flows through the signals pipeline."""
 
 
