@@ -1,7 +1,8 @@
 """A long run at a steady rate: `make soak`. Does memory grow, and is anything lost?
 
 The same parts as the bench, signals published evenly. Memory is sampled every few seconds; its slope is a least-squares
-line through the second half, when what the agent remembers by time (a settled attempt for a minute) has filled up.
+line through the second half, when what the agent remembers by time (a settled attempt for a minute) has filled up; a
+run whose second half begins before that is too short to tell.
 Exit code 1 if a span or log record is missing, or the agent says that it lost something.
 """
 
@@ -19,7 +20,10 @@ from tests.benchmarks.signals import SIGNALS_PER_TASK, SPANS_PER_TASK, Story, pu
 TICK_SECONDS = 0.1
 SAMPLE_SECONDS = 5.0
 PROGRESS_SECONDS = 60.0
+WARM_UP_SECONDS = 60.0
+"""The default of `correlate`'s `settled_ttl`."""
 MIB_PER_SECOND_TO_PER_HOUR = 3600
+TOO_SHORT = "too short to tell"
 
 
 class Memory:
@@ -28,11 +32,11 @@ class Memory:
     def __init__(self) -> None:
         self.samples: list[tuple[float, float]] = []
 
-    def slope(self) -> float:
-        """Return MiB per hour over the second half."""
+    def slope(self) -> float | None:
+        """Return MiB per hour over the second half, None if that has something of the warm-up."""
         late = self.samples[len(self.samples) // 2 :]
-        if len(late) < 2:
-            return 0.0
+        if len(late) < 2 or late[0][0] < WARM_UP_SECONDS:
+            return None
         return statistics.linear_regression(*zip(*late, strict=True)).slope * MIB_PER_SECOND_TO_PER_HOUR
 
 
@@ -67,7 +71,7 @@ async def soak(minutes: float, rate: float) -> dict[str, Any]:
         received = {kind: int(await built.client.get(f"bench:{AGENT}:{kind}") or 0) for kind in ("traces", "logs")}
         if code:
             print(agent.process.output(), file=sys.stderr)
-    signals = tasks * SIGNALS_PER_TASK
+    signals, slope = tasks * SIGNALS_PER_TASK, memory.slope()
     return {
         "minutes": minutes,
         "signals": signals,
@@ -76,7 +80,7 @@ async def soak(minutes: float, rate: float) -> dict[str, Any]:
         "core_share": round(cpu_s / (minutes * 60), 4),
         "rss_mib_first": round(memory.samples[0][1], 1),
         "rss_mib_last": round(memory.samples[-1][1], 1),
-        "rss_mib_per_hour": round(memory.slope(), 2),
+        "rss_mib_per_hour": None if slope is None else round(slope, 2),
         "spans_missing": tasks * SPANS_PER_TASK - received["traces"],
         "log_records_missing": signals - received["logs"],
         "agent_exit_code": code,
@@ -91,7 +95,7 @@ def main() -> None:
     options = parser.parse_args()
     result = asyncio.run(soak(options.minutes, options.rate))
     for name, value in result.items():
-        print(f"{name:22} {value}")
+        print(f"{name:22} {TOO_SHORT if value is None else value}")
     if options.json:
         options.json.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     sys.exit(1 if result["spans_missing"] or result["log_records_missing"] or result["agent_exit_code"] else 0)

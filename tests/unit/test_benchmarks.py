@@ -2,6 +2,7 @@
 
 import json
 
+import pytest
 from opentelemetry.proto.collector.logs.v1.logs_service_pb2 import ExportLogsServiceRequest
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
@@ -48,6 +49,12 @@ def test_the_readme_table_has_every_candidate() -> None:
 
 def test_the_slope_is_of_the_second_half() -> None:
     memory = Memory()
-    assert memory.slope() == 0.0
-    memory.samples = [(second, 100.0 if second < 50 else 100 + (second - 50) / 3600) for second in range(100)]
-    assert abs(memory.slope() - 1.0) < 1e-6
+    memory.samples = [(second, 100.0 if second < 100 else 100 + (second - 100) / 3600) for second in range(200)]
+    assert memory.slope() == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("seconds", [0, 5, 50, 115])
+def test_a_soak_that_ends_with_the_warm_up_tells_no_slope(seconds: int) -> None:
+    memory = Memory()
+    memory.samples = [(float(second), 65 + second / 10) for second in range(0, seconds, 5)]
+    assert memory.slope() is None
