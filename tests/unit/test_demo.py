@@ -2,6 +2,7 @@
 
 import io
 import random
+import re
 from collections import Counter
 from dataclasses import replace
 from types import SimpleNamespace
@@ -71,6 +72,13 @@ def test_faults_are_read() -> None:
     assert parse_faults("") == Faults()
     assert parse_faults("loss=1%, dup=0.5,shuffle=80ms,kill-worker") == Faults(0.01, 0.5, 0.08, 5.0)
     assert parse_faults("kill-worker=2s").kill_every_s == 2.0
+    assert not parse_faults("shuffle=0s").any
+
+
+@pytest.mark.parametrize("text", ["kill-worker=0s", "kill-worker=0ms", "kill-worker=inf", "shuffle=nan", "shuffle=-1s"])
+def test_a_fault_that_cannot_be_is_refused_with_what_was_expected(text: str) -> None:
+    with pytest.raises(ValueError, match=rf"found '{text}'; expected a list such as"):
+        parse_faults(text)
 
 
 class _Publisher:
@@ -253,19 +261,37 @@ def test_a_view_shows_a_retried_task_with_its_back_off() -> None:
     (trace,) = seen.traces
     (task_line,) = trace.tasks.values()
     assert task_line.states == ["retried", "succeeded"]
-    assert [each.what for each in task_line.with_back_offs()] == ["wait", "retried", "back-off", "wait", "succeeded"][
-        :5
-    ]
+    assert [each.what for each in task_line.with_back_offs()] == ["wait", "retried", "back-off", "wait", "succeeded"]
     assert seen.attempts == 2
     assert seen.cpu_share == pytest.approx(0.1)
     assert seen.ends["retried"] == 1
+
+
+def test_when_the_run_is_over_nothing_needs_to_come_to_rest_and_rates_are_of_all_of_it() -> None:
+    sink = Sink()
+    view = View(sink)
+    view.look(0.0, cpu_s=0.0, rss_mib=64, traces=5)
+    heard = Heard()
+    heard.hear(Story().run("succeeded", envelope())).pass_time(5)
+    sink.spans = heard.spans
+    assert not view.look(100.0, cpu_s=1.0, rss_mib=64, traces=5).traces
+    seen = view.look(100.5, cpu_s=2.0, rss_mib=64, traces=5, over=True)
+    assert seen.over
+    assert len(seen.traces) == 1
+    assert seen.attempts_per_s == pytest.approx(1 / 100.5)
+    assert seen.cpu_share == pytest.approx(2 / 100.5)
+
+
+def test_attempts_are_in_the_order_of_their_lives_however_they_arrived() -> None:
+    late_first = [Segment("succeeded", 80, 100), Segment("wait", 70, 80), Segment("retried", 10, 40)]
+    assert TaskLine("email.send", segments=late_first).states == ["retried", "succeeded"]
 
 
 def snapshot(**changes: Any) -> Snapshot:
     start = nanoseconds(EPOCH)
     segments = [Segment("wait", start, start + 10), Segment("retried", start + 10, start + 40)]
     segments.append(Segment("succeeded", start + 80, start + 100))
-    lines = {"t": TaskLine("email.send", "worker-1", ["retried", "succeeded"], segments)}
+    lines = {"t": TaskLine("email.send", "worker-1", segments)}
     known = Snapshot(
         *(12.0, 100, 300, 200, 25.0, 100.0, 0.003, 1.25, 0.05, Counter(succeeded=95, failed=5)),
         workers=[WorkerLine("worker-1", up=True, heartbeat_age_s=1.0, inflight=3), WorkerLine("worker-2", up=False)],
@@ -279,9 +305,9 @@ def snapshot(**changes: Any) -> Snapshot:
     return replace(known, **changes)
 
 
-def drawn(seen: Snapshot) -> str:
-    console = Console(file=io.StringIO(), width=110, height=40)
-    console.print(screen(seen, "headline"))
+def drawn(seen: Snapshot, width: int = 110, height: int = 30, headline: str = "headline") -> str:
+    console = Console(file=io.StringIO(), width=width, height=height)
+    console.print(screen(seen, headline, width=width, height=height))
     return str(console.file.getvalue())  # type: ignore[attr-defined]
 
 
@@ -296,22 +322,69 @@ def test_the_screen_shows_what_is_known_and_a_dash_for_what_is_not() -> None:
     assert "no heartbeat yet" in unknown
 
 
-def test_the_line_without_a_terminal_tells_losses() -> None:
-    assert line(snapshot()).split() == [
-        "12",
-        "s",
-        "100",
-        "attempts",
-        "traced",
-        "300",
-        "spans",
-        "200",
-        "log",
-        "records",
-        "7",
-        "signals",
-        "lost",
-    ]
+@pytest.mark.parametrize(("width", "height"), [(110, 30), (124, 33), (250, 80), (80, 24)])
+@pytest.mark.parametrize("over", [False, True])
+def test_the_screen_fits_whatever_there_is_to_see(width: int, height: int, over: bool) -> None:
+    workers = [WorkerLine(f"worker-{number}", number % 2 == 0, 1234.5, 1000) for number in range(500)]
+    segments = [Segment("retried", start, start + 1) for start in range(0, 900, 9)]
+    lines = {str(number): TaskLine("a.task.of.a.very.long.name" * 9, "worker-1", segments) for number in range(3)}
+    big = snapshot(
+        workers=workers,
+        over=over,
+        traces=[Trace("ab" * 16, 0.0, lines)] * 40,  # type: ignore[arg-type]
+        **dict.fromkeys(("attempts_per_s", "signals_per_s", "wait_p50_s", "wait_p95_s", "rss_mib"), 1e9),
+        **dict.fromkeys(("spans", "log_records", "signals_lost", "duplicates", "items_dropped"), 10**12),
+        ends=Counter(succeeded=10**12, failed=10**12, revoked=10**12),
+    )
+    text = drawn(big, width, height, headline="a headline that goes on " * 20).splitlines()
+    assert len(text) < height, "the cursor needs a line too"
+    assert max(map(len, text)) <= width
+    assert "newest traces" in text[8], "headline and panels have as many lines as ever"
+
+
+def test_of_many_workers_some_are_shown_and_the_others_counted() -> None:
+    five = [WorkerLine(f"worker-{number}", up=number < 4) for number in range(5)]
+    assert "worker-4" in drawn(snapshot(workers=five))
+    text = drawn(snapshot(workers=[*five, WorkerLine("worker-5", up=True)]))
+    assert "worker-3" in text
+    assert "worker-4" not in text
+    assert re.search(r"\+2 more +1 down", text)
+
+
+def test_when_the_run_is_over_no_worker_is_up() -> None:
+    text = drawn(snapshot(over=True))
+    assert "worker-1 stopped" in text
+    assert "worker-2 down" in text
+    assert not re.search(r"\bup\b", text)
+
+
+def test_every_state_has_a_character_of_its_own_and_the_legend_says_which() -> None:
+    kinds = ["wait", "back-off", "succeeded", "retried", "failed", "cancelled", "unknown"]
+    marks = [bar([Segment(kind, 0, 1)], 0, 1, 1).plain for kind in kinds]
+    assert len(set(marks)) == len(kinds)
+    legend = drawn(snapshot()).splitlines()[-1]
+    assert "  ".join(f"{mark} {kind}" for mark, kind in zip(marks, kinds, strict=True)) in legend
+
+
+def test_a_name_has_room_and_attempts_that_ended_alike_share_a_word() -> None:
+    segments = [Segment(state, start, start + 1) for start, state in enumerate(["retried"] * 3 + ["succeeded"])]
+    lines = {"a": TaskLine("gallery.publish", "", segments), "b": TaskLine("gallery.thumbnail", "", segments)}
+    text = drawn(snapshot(traces=[Trace("ab" * 16, 0.0, lines)]))  # type: ignore[arg-type]
+    assert "└ gallery.thumbnail " in text
+    assert "retried x3 → succeeded " in text
+
+
+def test_a_short_first_attempt_is_not_drawn_over() -> None:
+    pieces = [("wait", 0, 1), ("retried", 1, 2), ("back-off", 2, 900), ("wait", 900, 901), ("succeeded", 901, 902)]
+    drawing = bar([Segment(*piece) for piece in pieces], 0, 902, 10).plain
+    assert drawing == "░▚······░█"
+
+
+def test_the_line_without_a_terminal_tells_losses_and_the_end() -> None:
+    told = "100 attempts 300 spans 200 log records 7 signals lost"
+    assert " ".join(line(snapshot()).split()) == f"12 s {told}"
+    assert " ".join(line(snapshot(over=True)).split()) == f"the end {told}"
+    assert len(line(snapshot(elapsed_s=86_400, attempts=8_640_000, spans=25_920_000, log_records=25_920_000))) <= 80
 
 
 spans_of_time = st.lists(st.tuples(st.integers(0, 10**12), st.integers(0, 10**12)), min_size=1, max_size=8)
@@ -319,9 +392,11 @@ spans_of_time = st.lists(st.tuples(st.integers(0, 10**12), st.integers(0, 10**12
 
 @given(spans_of_time, st.integers(1, 80))
 def test_a_bar_has_its_width_and_shows_every_piece(pieces: list[tuple[int, int]], width: int) -> None:
-    segments = [Segment("wait", min(piece), max(piece)) for piece in pieces]
-    start, end = min(each.start_ns for each in segments), max(each.end_ns for each in segments)
+    kinds = ["wait", "retried", "back-off", "cancelled", "failed", "unknown", "succeeded", "wait"]
+    times = sorted((min(piece), max(piece)) for piece in pieces)
+    segments = [Segment(kind, *piece) for kind, piece in zip(kinds, times, strict=False)]
+    start, end = times[0][0], max(end for _, end in times)
     text = bar(segments, start, end, width).plain
     assert len(text) == width
-    assert set(text) <= {"░", " "}
-    assert "░" in text
+    if width >= len(segments):
+        assert set(text) - {" "} == set("░▚·/X?█░"[: len(segments)])

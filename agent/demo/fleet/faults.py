@@ -1,6 +1,7 @@
 """What goes wrong on purpose: signals lost, doubled and delayed on their way to Redis, workers killed."""
 
 import asyncio
+import math
 import random
 from typing import TYPE_CHECKING
 
@@ -44,7 +45,7 @@ def parse_faults(text: str) -> Faults:
                 case "shuffle":
                     found["shuffle_s"] = _seconds(value)
                 case "kill-worker":
-                    found["kill_every_s"] = _seconds(value) if value else KILL_EVERY_SECONDS
+                    found["kill_every_s"] = _seconds(value, zero=False) if value else KILL_EVERY_SECONDS
                 case _:
                     raise ValueError(name)  # noqa: TRY301 - told once, below
         except ValueError:
@@ -59,9 +60,10 @@ def _share(text: str) -> float:
     return share
 
 
-def _seconds(text: str) -> float:
+def _seconds(text: str, *, zero: bool = True) -> float:
     number, factor = (text.removesuffix("ms"), 1e-3) if text.endswith("ms") else (text.removesuffix("s"), 1.0)
-    if (seconds := float(number) * factor) < 0:
+    seconds = float(number) * factor
+    if not 0 <= seconds < math.inf or (not zero and not seconds):
         raise ValueError(text)
     return seconds
 
