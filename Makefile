@@ -49,7 +49,7 @@ bench: $(VENV)/.dev ## CPU per signal and memory, beside two yardsticks, in abou
 soak: $(VENV)/.dev ## 10 minutes at a steady rate: growth of memory, and loss; ARGS="--rate 2000 --minutes 30"
 	@$(BIN)/python -m tests.benchmarks.soak $(ARGS)
 
-picture: $(VENV)/.dev ## the README's picture, from a real run on a real terminal
+picture: $(VENV)/.dev ## rewrite the README's picture, .github/demo.svg, from a real run on a real terminal
 	@$(BIN)/python -m tests.picture
 
 clean: ## forget the environment and the caches

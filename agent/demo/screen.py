@@ -13,7 +13,7 @@ from agent.demo.view import Segment, Snapshot, TaskLine, Trace, WorkerLine
 TRACES = 12
 WORKERS = 5
 """Lines of the panel of workers, as many as the other panels beside it have."""
-_AROUND, _MOST_LINES = 11, 24
+_AROUND, _MOST_LINES = 11, 18
 """Lines that are no waterfall: headline, panels, borders, and one for the cursor; and lines that are, at most."""
 _PANELS = (40, 38, 32)
 """Shares of the width, which on the narrowest screen (110) are columns: so wide are the usual contents."""
@@ -115,6 +115,8 @@ def _workers(workers: list[WorkerLine], *, over: bool) -> Table:
     if more := workers[len(shown) :]:
         down = sum(not worker.up for worker in more)
         table.add_row(Text(f"+{len(more)} more", style="dim"), Text(f"{down} down", style="bold red") if down else "")
+    for _ in range(WORKERS - table.row_count):  # as high as its neighbours
+        table.add_row("")
     return table
 
 
