@@ -13,7 +13,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.correlator import Correlator
 from agent.demo.sink import attributes, points
-from agent.emit import AttemptSignals, Composer, _Emitter, iso
+from agent.emit import AttemptSignals, Composer, Emitter, iso
 from agent.stem.wire import Signal, decode_signal
 
 UTC_ZONE = ZoneInfo("UTC")
@@ -40,7 +40,7 @@ class ToldTime:
         self.now += timedelta(seconds=seconds)
 
 
-class Recorded(_Emitter[None]):
+class Recorded(Emitter[None]):
     """An emitter that keeps its payloads instead of sending them."""
 
     def __init__(self, composer: Composer) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 
 import redis.asyncio
 
-from agent.emit import Composer, _Emitter, iso
+from agent.emit import Composer, Emitter, iso
 from agent.stem.channels import signal_channel
 
 WORKERS, QUEUES, TASKS = 8, 5, 20
@@ -20,7 +20,7 @@ Told = list[tuple[str, bytes]]
 """(emitter, payload) in the order of publishing."""
 
 
-class _Payloads(_Emitter[None]):
+class _Payloads(Emitter[None]):
     """Keeps payloads instead of sending them."""
 
     def __init__(self, index: int) -> None:
