@@ -194,8 +194,9 @@ class Correlator:
         self.workers.lifecycle(name, worker, time_ns=time_ns, now_ns=now_ns, reason=reason)
 
     def _worker_heartbeat(self, signal: Signal, time_ns: int, _zone: tzinfo, now_ns: int) -> None:
-        worker = (signal.attributes.worker_id or signal.worker_id or "", signal.namespace)
-        self.workers.heartbeat(worker, time_ns=time_ns, now_ns=now_ns)
+        # A process without a worker (a producer, a Beat) beats for the number in its signal alone.
+        if worker_id := signal.attributes.worker_id or signal.worker_id:
+            self.workers.heartbeat((worker_id, signal.namespace), time_ns=time_ns, now_ns=now_ns)
 
     def _heartbeat(self, heartbeat: Heartbeat, zone: tzinfo, now_ns: int) -> None:
         worker, extras = (heartbeat.worker_id, heartbeat.namespace), heartbeat.extras

@@ -431,6 +431,14 @@ def test_a_graceful_stop_is_no_alarm() -> None:
     assert "stem.worker.up" not in heard.metrics()
 
 
+def test_a_process_without_a_worker_beats_and_is_not_watched() -> None:
+    story = Story(worker_id="")
+    story.recorded.heartbeat()
+    heard = Heard().hear(story.payloads).pass_time(31)
+    assert not heard.logs
+    assert "stem.worker.up" not in heard.metrics()
+
+
 def test_a_worker_that_never_beat_is_not_watched() -> None:
     story = Story()
     story.recorded.worker(SignalName.WORKER_READY)
