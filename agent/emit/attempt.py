@@ -82,7 +82,7 @@ class AttemptSignals(Generic[Sent]):
         repeat: bool = True,
         extra: Mapping[str, Any] | None = None,
     ) -> Sent:
-        worker_id = self._emitter.composer.worker_id
+        worker_id = self._emitter.composer.worker_id or None
         attributes = {
             "taskId": self._envelope.get("id"),
             "taskName": self._envelope.get("name"),

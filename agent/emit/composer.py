@@ -88,13 +88,33 @@ class Composer:
         signal: dict[str, Any] = {
             "eventName": str(name),
             "occurredAt": iso(occurred_at or self.clock()),
-            "attributes": {key: value for key, value in attributes.items() if value is not None},
+            "attributes": _without_payloads(name, attributes),
         }
         if envelope is not None:
-            signal["envelope"] = {key: value for key, value in envelope.items() if key != "args"}
-        if str(name).startswith("worker-"):
+            signal["envelope"] = _without_arguments(envelope)
+        if name.startswith("worker-"):
             signal |= self._process
         signal |= {key: value for key, value in (extra or {}).items() if value is not None}
         signal |= {"emitter": self.emitter, "boot": self.boot, "seq": seq}
         text = json.dumps(signal, separators=(",", ":"), ensure_ascii=False, allow_nan=False, default=str)
         return text.encode("utf-8", "replace")
+
+
+def _without_payloads(name: SignalName | str, attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """Leave out what workflows and commands are given or compute, and what has no value."""
+    kept = {key: value for key, value in attributes.items() if value is not None}
+    if name.startswith("workflow-run-") and isinstance(metadata := kept.pop("metadata", None), Mapping):
+        metadata = {key: value for key, value in metadata.items() if key != "result"}
+        if metadata:
+            kept["metadata"] = metadata
+    elif name.startswith("control-command-"):
+        kept.pop("payload", None)
+        kept.pop("response", None)
+    return kept
+
+
+def _without_arguments(envelope: Envelope) -> dict[str, Any]:
+    kept = {key: value for key, value in envelope.items() if key != "args"}
+    if isinstance(meta := kept.get("meta"), Mapping):
+        kept["meta"] = {key: value for key, value in meta.items() if key not in PRIVATE_META}
+    return kept

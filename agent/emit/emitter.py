@@ -99,7 +99,7 @@ class Emitter(ABC, Generic[Sent]):
     ) -> Sent:
         """`worker-init`, `worker-ready`, `worker-stopping` or `worker-shutdown`."""
         attributes = {
-            "workerId": self.composer.worker_id,
+            "workerId": self.composer.worker_id or None,
             "queues": list(queues),
             "broadcasts": list(broadcasts),
             "reason": reason,
@@ -110,7 +110,7 @@ class Emitter(ABC, Generic[Sent]):
         """`worker-heartbeat`: numbered, so that a loss at the end of a burst is noticed within one beat."""
         now = self.composer.clock()
         attributes = {
-            "workerId": self.composer.worker_id,
+            "workerId": self.composer.worker_id or None,
             "queues": list(queues),
             "broadcasts": list(broadcasts),
             "timestamp": iso(now),
@@ -119,7 +119,7 @@ class Emitter(ABC, Generic[Sent]):
 
     def worker_child(self, name: SignalName | str, isolate_id: int) -> Sent:
         """`worker-child-init` or `worker-child-shutdown`."""
-        return self.emit(name, {"workerId": self.composer.worker_id, "isolateId": isolate_id})
+        return self.emit(name, {"workerId": self.composer.worker_id or None, "isolateId": isolate_id})
 
     # --- schedules, workflows, control -----------------------------------------------------------------------------
 
@@ -163,6 +163,6 @@ class Emitter(ABC, Generic[Sent]):
         return self.emit(name, attributes)
 
     def control(self, name: SignalName | str, request_id: str, kind: str, **details: Any) -> Sent:
-        """`control-command-received` (`targets`, `payload`) or `-completed` (`status`, `response`, `error`)."""
-        attributes = {"workerId": self.composer.worker_id, "requestId": request_id, "type": kind, **details}
+        """`control-command-received` (`targets`, `timeoutMs`) or `-completed` (`status`, `error`); no payloads."""
+        attributes = {"workerId": self.composer.worker_id or None, "requestId": request_id, "type": kind, **details}
         return self.emit(name, attributes)
