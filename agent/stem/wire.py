@@ -5,24 +5,14 @@ refuses is decoded again leniently, so that one odd field costs that field and n
 `occurredAt` and `attributes` are required.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from datetime import datetime, tzinfo
-from typing import Annotated, Any, Protocol, TypeVar, get_args
+from typing import Protocol
 
 import msgspec
 from msgspec import Raw, Struct, field
 
-Shape = TypeVar("Shape", bound=Struct)
-Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
-"""What OTLP's integers can hold; anything else is no count."""
-
-
-class DecodeError(ValueError):
-    """A payload is not a signal. `reason` is one of few words, fit for a counter's label; it quotes no payload."""
-
-    def __init__(self, reason: str) -> None:
-        super().__init__(reason)
-        self.reason = reason
+from agent.stem.lenient import Count, DecodeError, members, salvage
 
 
 class Metadata(Struct, rename="camel", gc=False):
@@ -179,7 +169,6 @@ class SignalConsumer(Protocol):
 _signal = msgspec.json.Decoder(Signal)
 _envelope = msgspec.json.Decoder(Envelope)
 _heartbeat = msgspec.json.Decoder(Heartbeat)
-_NOT_AN_OBJECT = "not_an_object"
 
 
 def decode_signal(payload: bytes) -> Signal:
@@ -190,7 +179,7 @@ def decode_signal(payload: bytes) -> Signal:
     try:
         signal = _signal.decode(payload)
     except msgspec.ValidationError:
-        return _salvage(_object(payload), Signal, required=("eventName", "occurredAt", "attributes"))
+        return salvage(members(payload), Signal, required=("eventName", "occurredAt", "attributes"))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise DecodeError("not_json") from None
     if not signal.event_name:
@@ -207,7 +196,7 @@ def decode_envelope(raw: Raw) -> Envelope | None:
         return _envelope.decode(payload)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         try:
-            return _salvage(_object(payload), Envelope)
+            return salvage(members(payload), Envelope)
         except DecodeError:
             return None
 
@@ -217,45 +206,6 @@ def decode_heartbeat(payload: bytes) -> Heartbeat:
     try:
         return _heartbeat.decode(payload)
     except msgspec.ValidationError:
-        return _salvage(_object(payload), Heartbeat, required=("workerId", "timestamp"))
+        return salvage(members(payload), Heartbeat, required=("workerId", "timestamp"))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         raise DecodeError("not_json") from None
-
-
-def _object(payload: bytes) -> dict[str, Any]:
-    try:
-        value = msgspec.json.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise DecodeError("not_json") from None
-    if not isinstance(value, dict):
-        raise DecodeError(_NOT_AN_OBJECT)
-    return value
-
-
-def _salvage(found: Mapping[str, Any], shape: type[Shape], required: tuple[str, ...] = ()) -> Shape:
-    """Keep every field that fits, drop those that do not, insist on the required ones."""
-    kept: dict[str, Any] = {}
-    for spec in msgspec.structs.fields(shape):
-        key = spec.encode_name
-        if key not in found:
-            if key in required:
-                raise DecodeError(f"missing_{key}")
-            continue
-        try:
-            kept[spec.name] = _fit(found[key], spec.type)
-        except (msgspec.ValidationError, DecodeError):
-            if key in required:
-                raise DecodeError(f"invalid_{key}") from None
-    return shape(**kept)
-
-
-def _fit(value: Any, wanted: Any) -> Any:
-    if wanted is Raw:
-        return Raw(msgspec.json.encode(value))
-    if isinstance(wanted, type) and issubclass(wanted, Struct):
-        if not isinstance(value, dict):
-            raise DecodeError(_NOT_AN_OBJECT)
-        return _salvage(value, wanted)
-    # A number written as text is still that number; a number where a time belongs is not a time.
-    is_time = wanted is datetime or datetime in get_args(wanted)
-    return msgspec.convert(value, wanted, strict=is_time)
