@@ -9,6 +9,7 @@ The tree is the architecture, and imports point downward only (`import-linter` k
 | `receivers`, `correlate`, `processors`, `exporters` | the components, by kind |
 | `emit` | the other end of the wire: a worker's signal emitter |
 | `otlp`, `stem` | the two languages we speak, as pure code |
+| `redis_client` | redis-py for commands, with an operator's credentials and TLS |
 | `settings` | YAML with line numbers, substitution, value types |
 | `telemetry` | what the agent says about itself |
 | `core` | clock, back-off, ledger, errors, the component protocol |

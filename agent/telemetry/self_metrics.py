@@ -33,6 +33,9 @@ COUNTERS = {
     "stem_agent.signals.unattributed": ("{signal}", "Task signals that name no task or no attempt"),
     "stem_agent.receiver.reconnects": ("{reconnect}", "Subscriptions that ended and were made anew"),
     "stem_agent.receiver.connect_failures": ("{attempt}", "Attempts to connect that failed"),
+    "stem_agent.canary.missed": ("{message}", "Canaries published but not heard: the session was ended"),
+    "stem_agent.canary.failures": ("{message}", "Canaries that could not be published"),
+    "stem_agent.repairs": ("{task}", "Result records asked for in repair, by result"),
     "stem_agent.correlate.evicted": ("{attempt}", "Open attempts dropped, by reason"),
     "stem_agent.correlate.clock_adjusted": ("{attempt}", "Attempts whose times had to be clamped"),
     "stem_agent.self_metrics.failures": ("{failure}", "Failed exports of these metrics, retries included"),
@@ -41,6 +44,7 @@ COUNTERS = {
 }
 GAUGES = {
     "stem_agent.receiver.connected": ("{connection}", "1 while the subscription stands"),
+    "stem_agent.canary.round_trip": ("s", "Last time from publishing a canary to hearing it"),
     "stem_agent.receiver.backlog": ("By", "Raw signals waiting to be decoded"),
     "stem_agent.correlate.open_attempts": ("{attempt}", "Attempts whose end has not been heard"),
     "stem_agent.exporter.queue.size": ("By", "Closed batches waiting"),

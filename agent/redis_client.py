@@ -1,0 +1,59 @@
+"""redis-py clients for commands, made from what an operator wrote: the same credentials and TLS as everywhere else.
+
+A user that may do little must do: RESP2, so no `HELLO`; no client name, whose refusal redis-py would take for a failed
+connection. Its own `CLIENT SETINFO` may be refused.
+"""
+
+import os
+import ssl
+from typing import Any
+
+from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import ConnectionError, TimeoutError  # noqa: A004 - redis-py names them so
+
+from agent.settings.redis_tls import RedisTls
+from agent.settings.types import RedisUrl
+
+
+class _TlsConnection(SSLConnection):
+    """Uses our TLS context: redis-py's own would trust the system's authorities beside `ca_file`."""
+
+    def __init__(self, *, tls: ssl.SSLContext, **options: Any) -> None:
+        super().__init__(**options)
+        self.ssl_context.context = tls
+
+
+def redis_client(url: RedisUrl, tls: RedisTls, *, timeout: float) -> Redis:
+    """Return a client that has yet to connect, and does so anew with the next command after each failure.
+
+    A command is tried once and given `timeout` seconds; connecting too. Raises `StartupError` if a TLS file cannot
+    be used.
+    """
+    options: dict[str, Any] = {
+        "host": url.host,
+        "port": url.port,
+        "db": url.database,
+        "password": url.password,
+        # A user without a password logs in nowhere: the subscribed connection sends no AUTH either.
+        "username": url.username if url.password is not None else None,
+        "socket_timeout": timeout,
+        "socket_connect_timeout": timeout,
+        "retry": Retry(NoBackoff(), 0),
+        "protocol": 2,
+    }
+    if url.tls:
+        pool = ConnectionPool(connection_class=_TlsConnection, tls=tls.context(), **options)
+    else:
+        pool = ConnectionPool(connection_class=Connection, **options)
+    return Redis.from_pool(pool)
+
+
+def failure(error: Exception) -> str:
+    """Say in plain words why a command failed: the server's answer, or what the system says. It names no address."""
+    cause = error.__context__
+    if isinstance(cause, OSError) and cause.errno and cause.errno > 0:
+        return os.strerror(cause.errno).lower()
+    text = (str(error) or type(error).__name__).rstrip(".")
+    return text.lower() if isinstance(error, ConnectionError | TimeoutError) else text
