@@ -2,16 +2,18 @@
 
 import random
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from agent.receivers.stem_signals.backlog import MESSAGE_OVERHEAD, Backlog
-from agent.receivers.stem_signals.sequence import MAX_BOOTS, MAX_HOLES, SequenceTracker
+from agent.receivers.stem_signals.sequence import MAX_BOOTS, MAX_HEAD, MAX_HOLES, QUIET_SECONDS, SequenceTracker
+from agent.stem.wire import Outage
 from tests.support import SECOND
 
 
-def observe(tracker: SequenceTracker, *numbers: int, boot: str = "b", now: int = 0) -> list[bool]:
-    return [tracker.observe("stem", "pod-1", boot, number, now) for number in numbers]
+def observe(tracker: SequenceTracker, *numbers: int, boot: str = "b", now: int = 0, beat: bool = False) -> list[bool]:
+    return [tracker.observe("stem", "pod-1", boot, number, now, beat=beat) for number in numbers]
 
 
 def missing(tracker: SequenceTracker, now: int = 10 * SECOND) -> list[tuple[int, int]]:
@@ -90,6 +92,124 @@ def test_numbers_before_the_first_one_heard_are_new_once_and_never_a_gap() -> No
     assert missing(tracker) == []
 
 
+QUIET = QUIET_SECONDS * SECOND
+
+
+def listening(since: int | None = 0) -> SequenceTracker:
+    tracker = SequenceTracker()
+    tracker.listen(since)
+    return tracker
+
+
+def test_the_head_of_a_boot_that_began_while_we_listened_is_a_gap_once_it_beats() -> None:
+    tracker = listening()
+    observe(tracker, 4, 5, now=QUIET + 1)
+    assert missing(tracker, now=QUIET + 9 * SECOND) == []
+    observe(tracker, 6, now=QUIET + 10 * SECOND, beat=True)
+    assert missing(tracker, now=QUIET + 10 * SECOND) == [(1, 3)]
+
+
+def test_a_head_has_its_grace_too() -> None:
+    tracker = listening()
+    observe(tracker, 4, now=QUIET + 1, beat=True)
+    assert missing(tracker, now=QUIET + 1) == []
+    assert observe(tracker, 2, now=QUIET + 2) == [True]
+    assert missing(tracker, now=QUIET + 2 * SECOND) == [(1, 1), (3, 3)]
+    assert missing(tracker, now=QUIET + 9 * SECOND) == []
+
+
+def test_what_was_heard_of_a_head_before_it_beats_is_not_missing() -> None:
+    tracker = listening()
+    observe(tracker, 4, 1, 3, now=QUIET + 1)
+    observe(tracker, 5, now=QUIET + 2, beat=True)
+    assert missing(tracker, now=QUIET + 9 * SECOND) == [(2, 2)]
+
+
+@pytest.mark.parametrize(
+    ("since", "first", "now"),
+    [
+        pytest.param(None, 4, 10 * QUIET, id="there is an outage"),
+        pytest.param(0, 4, SECOND // 2, id="just subscribed"),
+        pytest.param(0, 4, QUIET, id="it may have been there, and silent until now"),
+        pytest.param(0, MAX_HEAD + 1, 10 * QUIET, id="it has said much before"),
+    ],
+)
+def test_a_head_that_nothing_promised_is_no_gap(since: int | None, first: int, now: int) -> None:
+    tracker = listening(since)
+    observe(tracker, first, now=now, beat=True)
+    observe(tracker, first + 1, now=now + SECOND, beat=True)
+    assert missing(tracker, now=now + 9 * SECOND) == []
+
+
+def test_an_outage_begins_the_wait_anew() -> None:
+    tracker = listening()
+    tracker.listen(None)
+    tracker.listen(9 * QUIET)
+    observe(tracker, 4, now=10 * QUIET, beat=True)
+    assert missing(tracker, now=11 * QUIET) == []
+
+
+def test_an_idle_worker_that_never_beats_has_lost_nothing() -> None:
+    tracker = listening()
+    observe(tracker, 4, 5, now=5 * QUIET)
+    assert missing(tracker, now=9 * QUIET) == []
+
+
+def test_a_second_process_of_an_emitter_has_lost_nothing() -> None:
+    tracker = listening()
+    observe(tracker, 1, 2, now=1, beat=True)
+    observe(tracker, 4, boot="other", now=QUIET // 2, beat=True)
+    observe(tracker, 5, boot="other", now=QUIET, beat=True)
+    assert missing(tracker, now=2 * QUIET) == []
+
+
+def test_a_boot_that_had_to_be_forgotten_has_lost_nothing_when_it_speaks_again() -> None:
+    tracker = listening()
+    observe(tracker, 1, 2, boot="first", now=1, beat=True)
+    for boot in range(MAX_BOOTS):
+        observe(tracker, 1, boot=str(boot), now=9 * QUIET)
+    assert observe(tracker, 3, boot="first", now=10 * QUIET, beat=True) == [True]
+    assert missing(tracker, now=11 * QUIET) == []
+
+
+# Seconds since the signal before, whether it is a heartbeat, whether it is lost on the way.
+signals = st.lists(st.tuples(st.integers(0, QUIET_SECONDS), st.booleans(), st.booleans()), min_size=1, max_size=80)
+
+
+@given(signals, st.integers(0, 10 * QUIET_SECONDS))
+def test_a_worker_that_was_there_before_us_never_counts_as_a_loss(
+    spoken: list[tuple[int, bool, bool]], subscribed: int
+) -> None:
+    tracker = listening(subscribed * SECOND)
+    now = 0
+    for number, (pause, beat, _) in enumerate(spoken, 1):
+        now += pause * SECOND
+        if now > subscribed * SECOND:
+            observe(tracker, number, now=now, beat=beat)
+    assert missing(tracker, now + QUIET) == []
+
+
+@given(signals, st.integers(0, 3 * QUIET_SECONDS))
+def test_of_a_boot_that_begins_after_us_nothing_is_told_as_lost_but_what_is(
+    spoken: list[tuple[int, bool, bool]], begins: int
+) -> None:
+    tracker = listening()
+    now = begins * SECOND
+    lost, heard, beaten = set(), [], False
+    for number, (pause, beat, is_lost) in enumerate(spoken, 1):
+        now += pause * SECOND
+        if is_lost:
+            lost.add(number)
+            continue
+        observe(tracker, number, now=now, beat=beat)
+        heard.append((number, now))
+        beaten |= beat
+    told = {n for first, last in missing(tracker, now + QUIET) for n in range(first, last + 1)}
+    assert told <= lost
+    if heard and beaten and heard[0][1] > QUIET and heard[0][0] <= MAX_HEAD:
+        assert told == {number for number in lost if number < heard[-1][0]}
+
+
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=80))
 def test_every_number_is_new_exactly_once_in_any_order(numbers: list[int]) -> None:
     tracker = SequenceTracker()
@@ -123,6 +243,38 @@ def test_the_backlog_keeps_the_newest_within_its_limit_and_loses_nothing_silentl
     while backlog:
         kept += [payload for _, payload in backlog.take(most)]
     assert shed + kept == payloads
+    assert backlog.bytes == 0
+
+
+@given(
+    st.lists(st.tuples(st.sampled_from(["push", "push", "mark", "take"]), st.integers(1, 300)), max_size=80),
+    st.integers(1, 3000),
+)
+def test_outages_keep_their_place_between_the_messages_whatever_is_shed(
+    steps: list[tuple[str, int]], limit: int
+) -> None:
+    shed: list[int] = []
+    backlog = Backlog(limit, lambda channel, _payload: shed.append(int(channel)))
+    told: list[int | Outage] = []
+
+    def take(most: int) -> None:
+        told.extend(backlog.outages())
+        told.extend(int(channel) for channel, _ in backlog.take(most))
+
+    pushed: list[int | Outage] = []
+    for number, (step, size) in enumerate(steps):
+        if step == "push":
+            backlog.push(b"%d" % number, b"x" * size)
+            pushed.append(number)
+        elif step == "mark":
+            pushed.append(Outage("stem", (), number, 0))
+            backlog.mark(Outage("stem", (), number, 0))
+        else:
+            take(size % 4 + 1)
+    while backlog:
+        take(3)
+    assert told == [item for item in pushed if item not in shed]
+    assert backlog.pushed == sum(isinstance(item, int) for item in pushed)
     assert backlog.bytes == 0
 
 

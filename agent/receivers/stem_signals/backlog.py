@@ -8,6 +8,8 @@ when here is full the *oldest* is shed, because every later signal of an attempt
 from collections import deque
 from collections.abc import Callable
 
+from agent.stem.wire import Outage
+
 Message = tuple[bytes, bytes]
 """Channel and payload."""
 
@@ -16,12 +18,17 @@ MESSAGE_OVERHEAD = 200
 
 
 class Backlog:
-    """A FIFO of raw messages that holds at most `limit` bytes; `on_shed` hears of each that had to go."""
+    """A FIFO of raw messages that holds at most `limit` bytes; `on_shed` hears of each that had to go.
 
-    __slots__ = ("_messages", "_on_shed", "bytes", "limit")
+    Outages stand between the messages before and after them, and are never shed.
+    """
+
+    __slots__ = ("_messages", "_on_shed", "_outages", "_taken", "bytes", "limit")
 
     def __init__(self, limit: int, on_shed: Callable[[bytes, bytes], None]) -> None:
         self._messages: deque[Message] = deque()
+        self._outages: deque[tuple[int, Outage]] = deque()  # with the count of messages before it
+        self._taken = 0
         self._on_shed = on_shed
         self.limit = limit
         self.bytes = 0
@@ -29,21 +36,46 @@ class Backlog:
     def __len__(self) -> int:
         return len(self._messages)
 
+    def __bool__(self) -> bool:
+        return bool(self._messages or self._outages)
+
+    @property
+    def pushed(self) -> int:
+        """How many messages were ever appended."""
+        return self._taken + len(self._messages)
+
+    def mark(self, outage: Outage) -> None:
+        """Append an outage."""
+        self._outages.append((self.pushed, outage))
+
+    def outages(self) -> list[Outage]:
+        """Remove and return the outages that stand before the next message."""
+        due = []
+        while self._outages and self._outages[0][0] <= self._taken:
+            due.append(self._outages.popleft()[1])
+        return due
+
     def push(self, channel: bytes, payload: bytes) -> None:
         """Append a message, shedding the oldest while there is no room."""
         self._messages.append((channel, payload))
         self.bytes += len(channel) + len(payload) + MESSAGE_OVERHEAD
         while self.bytes > self.limit and len(self._messages) > 1:
-            self._on_shed(*self.take(1)[0])
+            self._on_shed(*self._pop(1)[0])
 
     def take(self, most: int) -> list[Message]:
-        """Remove and return up to `most` messages, oldest first."""
+        """Remove and return up to `most` messages, oldest first, and none from beyond an outage."""
+        if self._outages:
+            most = max(0, min(most, self._outages[0][0] - self._taken))
+        return self._pop(most)
+
+    def _pop(self, most: int) -> list[Message]:
         messages = self._messages
         if len(messages) <= most:
             taken = list(messages)
             messages.clear()
             self.bytes = 0
-            return taken
-        taken = [messages.popleft() for _ in range(most)]
-        self.bytes -= sum(len(channel) + len(payload) + MESSAGE_OVERHEAD for channel, payload in taken)
+        else:
+            taken = [messages.popleft() for _ in range(most)]
+            self.bytes -= sum(len(channel) + len(payload) + MESSAGE_OVERHEAD for channel, payload in taken)
+        self._taken += len(taken)
         return taken

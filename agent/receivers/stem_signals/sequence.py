@@ -15,6 +15,10 @@ MAX_JUMP = 10_000_000
 MAX_BOOTS = 10_000
 """Emitter processes remembered; beyond that the one heard of first is forgotten, and would be believed anew."""
 SWEEP_SECONDS = 60
+QUIET_SECONDS = 60
+"""An emitter that beats and lives is not silent for longer: Stem lets a worker's heartbeat expire after as long."""
+MAX_HEAD = 64
+"""Numbers before the first one heard that may be told as lost; more of them hint at a life before we listened."""
 MAX_HOLES = 1024
 """Holes remembered per boot; the oldest beyond that are told as lost at once, so a broken emitter costs no memory."""
 
@@ -27,15 +31,22 @@ class _Numbering:
     highest: int
     seen_ns: int
     holes: dict[int, tuple[int, int]] = field(default_factory=dict)  # first -> (last, noticed at)
-    before: dict[int, tuple[int, int]] = field(default_factory=dict)  # never promised
+    before: dict[int, tuple[int, int]] = field(default_factory=dict)  # the head, while nothing promises it
+    began_late: bool = False  # nothing was heard of it in the first QUIET_SECONDS of listening
 
 
 class SequenceTracker:
     """Follows the numbering of every boot it hears.
 
-    A hole is given `grace` seconds to be filled by a signal that was overtaken, then it is a `Gap`. What lies before
-    the first number heard of a boot is no gap, because whoever subscribes late was promised nothing; but it may have
-    been overtaken too, and is then as new as any. A boot silent for `ttl` seconds is forgotten.
+    A hole is given `grace` seconds to be filled by a signal that was overtaken, then it is a `Gap`. A boot silent for
+    `ttl` seconds is forgotten.
+
+    What lies before the first number heard of a boot (its head) is a gap only if the boot surely began while we
+    listened, for whoever subscribes late was promised nothing. No number tells that, but silence does: a boot that
+    was there when we began would have been heard within `QUIET_SECONDS`, if it is one that beats. So its head is a
+    gap when it was first heard later than that, all the while without an outage, and a heartbeat of its own shows
+    that it beats; until then, and in all other cases, it is none. Neither an idle worker that never beats nor a
+    second process of the same emitter can be mistaken for a loss.
     """
 
     def __init__(self, *, grace: float = 1.0, ttl: float = 3600.0) -> None:
@@ -44,19 +55,24 @@ class SequenceTracker:
         self._boots: dict[tuple[str, str, str], _Numbering] = {}
         self._with_holes: set[tuple[str, str, str]] = set()
         self._next_sweep_ns = 0
+        self._listening_ns: int | None = None
 
-    def observe(self, namespace: str, emitter: str, boot: str, seq: int, now_ns: int) -> bool:
-        """Note that a number was heard; return False if it was heard before."""
+    def listen(self, since_ns: int | None) -> None:
+        """Note since when everything that is published is heard; None: it is not."""
+        self._listening_ns = since_ns
+
+    def observe(self, namespace: str, emitter: str, boot: str, seq: int, now_ns: int, *, beat: bool = False) -> bool:
+        """Note that a number was heard, and whether by a heartbeat; return False if it was heard before."""
         key = (namespace, emitter, boot)
         numbering = self._boots.get(key)
         if numbering is None:
-            if len(self._boots) >= MAX_BOOTS:
-                self._forget(next(iter(self._boots)))
-            numbering = self._boots[key] = _Numbering(namespace, emitter, boot, seq, now_ns)
-            if seq > 1:
-                numbering.before[1] = (seq - 1, now_ns)
+            numbering = self._begin(key, seq, now_ns)
+            if beat and numbering.began_late:
+                self._promise(key, numbering)
             return True
         numbering.seen_ns = now_ns
+        if beat and numbering.began_late:
+            self._promise(key, numbering)
         expected = numbering.highest + 1
         if seq >= expected:
             if expected < seq <= expected + MAX_JUMP:
@@ -65,6 +81,27 @@ class SequenceTracker:
             numbering.highest = seq
             return True
         return _fill(numbering.holes, seq) or _fill(numbering.before, seq)
+
+    def _begin(self, key: tuple[str, str, str], seq: int, now_ns: int) -> _Numbering:
+        if len(self._boots) >= MAX_BOOTS:
+            self._forget(next(iter(self._boots)))
+            if self._listening_ns is not None:
+                self._listening_ns = now_ns  # the one forgotten may yet speak, and is then as good as never heard
+        numbering = self._boots[key] = _Numbering(*key, seq, now_ns)
+        if seq > 1:
+            numbering.before[1] = (seq - 1, now_ns)
+            since_ns = self._listening_ns
+            waited = since_ns is not None and now_ns - since_ns > QUIET_SECONDS * NANOSECONDS
+            numbering.began_late = waited and seq <= MAX_HEAD
+        return numbering
+
+    def _promise(self, key: tuple[str, str, str], numbering: _Numbering) -> None:
+        """Make holes like any other of what is left of the head: it was published while we listened."""
+        numbering.began_late = False
+        if numbering.before:
+            numbering.holes |= numbering.before
+            numbering.before = {}
+            self._with_holes.add(key)
 
     def tick(self, now_ns: int) -> Iterator[Gap]:
         """Yield the holes whose grace is over; forget boots that fell silent long ago."""
