@@ -1,4 +1,4 @@
-"""`correlate`: everything heard about one task attempt, merged into one story. Pure, but for `connector`.
+"""`correlate`: everything heard about one task attempt, merged into one story. Pure, but for `connector` and `results`.
 
 An attempt is (task id, attempt number, worker id), and a second delivery of the same attempt to the same worker is
 told apart by its start. Its life here:
@@ -24,5 +24,6 @@ an attempt's facts gives the same spans, or the same marked `stem.incomplete`; n
 | `spans`, `logs`, `metrics` | what is made of a settled attempt |
 | `labels` | the encoded attributes that many records share |
 | `workers` | heartbeats and the life of workers |
+| `results`, `results_config` | the shell that reads result records, paced, and its options |
 | `connector`, `config` | the shell: pipelines, timers, options |
 """

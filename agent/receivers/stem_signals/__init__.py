@@ -5,7 +5,8 @@
 | `config` | what an operator writes |
 | `session` | the RESP conversation, without I/O: handshake, messages, named ends |
 | `connection` | the socket: one attempt to connect, and everything the session says goes down the wire |
-| `backlog` | raw messages waiting to be decoded, bounded in bytes |
+| `canary` | whether what is published still comes back |
+| `backlog` | raw messages waiting to be decoded, bounded in bytes, and outages in their place between them |
 | `sequence` | holes and repeats in an emitter's numbering |
 | `receiver` | reconnects, decodes, hands on |
 

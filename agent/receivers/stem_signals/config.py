@@ -6,7 +6,17 @@ from pydantic import Field, field_validator
 
 from agent.settings.model import Config, Env
 from agent.settings.redis_tls import RedisTls
-from agent.settings.types import ByteSize, Duration, RedisAddress, RedisUrl, expected
+from agent.settings.types import ByteSize, Duration, Flag, RedisAddress, RedisUrl, expected
+
+
+class CanaryConfig(Config):
+    """Publish to ourselves, to notice a subscription that stands but hears nothing."""
+
+    enabled: Flag = Field(default=False, description="publish and listen for canaries; needs the right to publish them")
+    interval: Duration = Field(10.0, gt=0, description="from one canary to the next")
+    timeout: Duration = Field(
+        5.0, gt=0, description="a canary not heard for this long, while nothing else is, ends the session"
+    )
 
 
 class StemSignalsConfig(Config):
@@ -34,6 +44,7 @@ class StemSignalsConfig(Config):
     ping_interval: Duration = Field(
         10.0, gt=0, description="a connection that says nothing for twice this long is half-open, and is made anew"
     )
+    canary: CanaryConfig = Field(default_factory=CanaryConfig, description="publish to ourselves, and listen for it")
     initial_backoff: Duration = Field(0.1, gt=0, description="first delay before a reconnect; doubles, with jitter")
     max_backoff: Duration = Field(10.0, gt=0, description="longest delay before a reconnect")
 

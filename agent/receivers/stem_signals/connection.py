@@ -23,7 +23,8 @@ class Refused(Exception):  # noqa: N818 - a server's answer, not a fault of ours
 class Connection(asyncio.Protocol):
     """Feeds what the socket brings to the session at once: nothing here ever waits.
 
-    `ended` resolves with the reason when the connection is gone, whoever ended it.
+    `ended` resolves with the reason when the connection is gone, whoever ended it; `heard_until` is then the last
+    moment (the loop's seconds) of which it is sure that nothing said before it was missed.
     """
 
     def __init__(self, session: Session) -> None:
@@ -31,7 +32,7 @@ class Connection(asyncio.Protocol):
         self._session = session
         self._transport: asyncio.Transport | None = None
         self._loop = loop
-        self._last_heard = loop.time()
+        self._last_heard = self.heard_until = loop.time()
         self._pinger: asyncio.TimerHandle | None = None
         self.subscribed: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[SessionEnd] = loop.create_future()
@@ -55,15 +56,19 @@ class Connection(asyncio.Protocol):
             else:
                 self.subscribed.set_result(None)
 
-    def connection_lost(self, exc: Exception | None) -> None:  # noqa: ARG002 - asyncio's signature
-        """Note that the other side closed."""
-        self.end(SessionEnd.CLOSED)
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note that the other side closed: in order, so that all it had said was heard; or not (a reset, a timeout)."""
+        self.end(SessionEnd.CLOSED, heard_until=None if exc else self._loop.time())
 
-    def end(self, reason: SessionEnd) -> None:
-        """Close the socket; the first reason given is the one that counts."""
+    def end(self, reason: SessionEnd, *, heard_until: float | None = None) -> None:
+        """Close the socket; the first reason given is the one that counts.
+
+        `heard_until` is when the last byte came, unless it is given.
+        """
         if self._pinger:
             self._pinger.cancel()
         if not self.ended.done():
+            self.heard_until = self._last_heard if heard_until is None else heard_until
             self.ended.set_result(reason)
         if not self.subscribed.done():
             self.subscribed.cancel()

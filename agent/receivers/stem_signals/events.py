@@ -60,6 +60,30 @@ class Disconnected(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class CanaryUnpublished(Event):
+    """A canary could not be published, so nothing is known about the subscription."""
+
+    receiver: str
+    reason: str
+
+    phrase: ClassVar[str] = "failed to publish a canary; a subscription that hears nothing goes unnoticed meanwhile"
+    counter: ClassVar[str | None] = "stem_agent.canary.failures"
+    labels: ClassVar[tuple[str, ...]] = ("receiver",)
+
+
+@dataclass(frozen=True, slots=True)
+class CanaryMissed(Event):
+    """A canary was published and did not come back."""
+
+    receiver: str
+    timeout: float
+
+    phrase: ClassVar[str] = "a canary was published but not heard; subscribing anew"
+    counter: ClassVar[str | None] = "stem_agent.canary.missed"
+    labels: ClassVar[tuple[str, ...]] = ("receiver",)
+
+
+@dataclass(frozen=True, slots=True)
 class SignalsMissing(Event):
     """Signals with numbers between two that arrived did not arrive."""
 

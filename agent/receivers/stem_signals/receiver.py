@@ -1,17 +1,18 @@
 """The receiver itself: fails fast on the first connect, reconnects for ever afterwards, decodes, hands on."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from zoneinfo import ZoneInfo
 
 import msgspec
 
 from agent.core.backoff import Backoff
-from agent.core.clock import Clock
+from agent.core.clock import NANOSECONDS, Clock
 from agent.core.errors import StartupError
 from agent.core.tasks import cancel
 from agent.receivers.stem_signals import events
 from agent.receivers.stem_signals.backlog import Backlog
+from agent.receivers.stem_signals.canary import Canary
 from agent.receivers.stem_signals.config import StemSignalsConfig
 from agent.receivers.stem_signals.connection import Connection, Refused, subscribe
 from agent.receivers.stem_signals.sequence import SequenceTracker
@@ -19,7 +20,7 @@ from agent.receivers.stem_signals.session import SessionEnd, Subscription
 from agent.stem.catalogue import SignalName
 from agent.stem.channels import HEARTBEAT_PREFIX, emitter_of, heartbeat_channel, signal_channel, signal_pattern
 from agent.stem.lenient import DecodeError
-from agent.stem.wire import Fact, Gap, SignalConsumer, decode_heartbeat, decode_signal
+from agent.stem.wire import Fact, Gap, Outage, SignalConsumer, decode_heartbeat, decode_signal
 from agent.telemetry.events import Event, Telemetry
 
 CHUNK = 256
@@ -55,6 +56,11 @@ class StemSignalsReceiver:
         self._zone = ZoneInfo(config.assume_timezone)
         self._backlog = Backlog(config.backlog, self._shed)
         self._sequence = SequenceTracker()
+        self._canary = (
+            Canary(identity, config, telemetry, lambda: self._backlog.pushed) if config.canary.enabled else None
+        )
+        self._deaf_since_ns: int | None = None
+        self._listening_since_ns: int | None = None
         self._emitters: dict[bytes, str | None] = {}
         # Counted per signal, so the labels are put together here and not there.
         self._received = {
@@ -62,6 +68,7 @@ class StemSignalsReceiver:
             for event in (*SignalName, _HEARTBEAT, _UNKNOWN)
         }
         self._connection: Connection | None = None
+        self._canary_flies = False
         self._tasks: list[asyncio.Task[None]] = []
         self._draining: asyncio.Handle | None = None
         self._loop: asyncio.AbstractEventLoop | None = None
@@ -72,12 +79,15 @@ class StemSignalsReceiver:
     def subscriptions(self) -> tuple[Subscription, ...]:
         """What this receiver listens to."""
         namespace = self._config.namespace
+        canary = (Subscription((self._canary.channel,), optional=True),) if self._canary else ()
         if self._config.emitters:
-            return (Subscription(tuple(signal_channel(namespace, emitter) for emitter in self._config.emitters)),)
+            channels = tuple(signal_channel(namespace, emitter) for emitter in self._config.emitters)
+            return (Subscription(channels), *canary)
         return (
             Subscription((signal_pattern(namespace),), pattern=True),
             # Shared by every worker of the fleet: a gateway's business, too much for a sidecar.
             Subscription((heartbeat_channel(namespace),), optional=True),
+            *canary,
         )
 
     async def start(self) -> None:
@@ -86,6 +96,7 @@ class StemSignalsReceiver:
         Raises `StartupError` if the server refuses for a reason that will not heal.
         """
         self._loop = asyncio.get_running_loop()
+        started_ns = self._clock()
         backoff = Backoff(self._config.initial_backoff, self._config.max_backoff)
         try:
             self._connection = await self._subscribe()
@@ -96,6 +107,7 @@ class StemSignalsReceiver:
                     f"{self._id}: redis {self._config.url.address} refused user {user}: {refused}"
                 ) from None
             self._connect_failed(refused, delay := backoff.next())
+            self._outage_begins(started_ns)
             first_delay = delay
         else:
             first_delay = 0.0
@@ -117,25 +129,34 @@ class StemSignalsReceiver:
             self._process()
             await asyncio.sleep(0)
         while self._backlog:
+            self._hand_on(self._outages())
             for channel, payload in self._backlog.take(CHUNK):
                 self._account(channel, payload, events.SignalUnread(self._id))
         if self._draining:
             self._draining.cancel()
             self._draining = None
         self._report(self._sequence.close())
+        if self._canary:
+            await self._canary.close()
 
     async def _subscribe(self) -> Connection:
         config = self._config
         tls = config.tls.context() if config.url.tls else None
         connection, declined = await subscribe(
-            config.url, tls, self.subscriptions, self._hear, timeout=config.connect_timeout
+            config.url,
+            tls,
+            self.subscriptions,
+            self._hear_canary_too if self._canary else self._hear,
+            timeout=config.connect_timeout,
         )
+        self._listens()
         for refusal in declined:
             self._telemetry.emit(events.StepDeclined(self._id, refusal.step, refusal.answer))
         refused = {refusal.step.partition(" ")[2] for refusal in declined}
         names = [name for subscription in self.subscriptions for name in subscription.names if name not in refused]
         self._telemetry.emit(events.Subscribed(self._id, config.url.address, " ".join(names)))
         connection.keep_alive(config.ping_interval)
+        self._canary_flies = self._canary is not None and self._canary.channel not in refused
         return connection
 
     async def _keep_connected(self, backoff: Backoff, delay: float) -> None:
@@ -146,9 +167,11 @@ class StemSignalsReceiver:
                     self._connection = await self._subscribe()
                 except Exception as refused:  # noqa: BLE001 - whatever it was, giving up would be the end of listening
                     self._connect_failed(refused, delay := backoff.next())
+                    self._outage_begins(self._clock())
                     continue
             connected_at = self._loop.time() if self._loop else 0.0
-            reason = await self._connection.ended
+            reason = await self._end_of(self._connection)
+            self._outage_begins(self._epoch_ns(self._connection.heard_until))
             self._connection = None
             self._telemetry.emit(events.Disconnected(self._id, self._config.url.address, reason.value))
             # Health is having stayed: a server that accepts and closes at once must meet a growing delay.
@@ -156,11 +179,59 @@ class StemSignalsReceiver:
                 backoff.reset()
             delay = backoff.next()
 
+    async def _end_of(self, connection: Connection) -> SessionEnd:
+        """Wait until a session ends, with a canary in it if there is one."""
+        watch = []
+        if self._canary and self._canary_flies:
+            watch = [asyncio.create_task(self._canary.watch(connection), name=f"{self._id}: canary")]
+        try:
+            return await connection.ended
+        finally:
+            await cancel(watch)
+
+    def _outage_begins(self, from_ns: int) -> None:
+        """Tell, after everything heard before, that nothing is heard; unless that was told."""
+        if self._deaf_since_ns is None:
+            self._deaf_since_ns, self._listening_since_ns = from_ns, None
+            self._sequence.listen(None)  # at once: what is heard and not decoded yet has no use for the promise
+            self._tell_outage(from_ns, 0)
+
+    def _listens(self) -> None:
+        """Note that the subscription stands, and tell the end of the outage before anything that is heard over it."""
+        if self._listening_since_ns is not None:
+            return
+        self._listening_since_ns = now_ns = self._clock()
+        if self._deaf_since_ns is None:
+            self._sequence.listen(now_ns)
+        else:
+            from_ns, self._deaf_since_ns = self._deaf_since_ns, None
+            self._tell_outage(from_ns, now_ns)
+
+    def _tell_outage(self, from_ns: int, to_ns: int) -> None:
+        self._backlog.mark(Outage(self._config.namespace, self._config.emitters, from_ns, to_ns))
+        self._drain_soon()
+
+    def _epoch_ns(self, moment: float) -> int:
+        """Turn a moment of the loop's clock into nanoseconds of ours."""
+        now = asyncio.get_running_loop().time()
+        return self._clock() - max(0, int((now - moment) * NANOSECONDS))
+
     def _connect_failed(self, refused: Exception, delay: float) -> None:
         self._telemetry.emit(events.ConnectFailed(self._id, self._config.url.address, str(refused), delay))
 
     def _hear(self, channel: bytes, payload: bytes) -> None:
+        if self._deaf_since_ns is not None:
+            self._listens()
         self._backlog.push(channel, payload)
+        self._drain_soon()
+
+    def _hear_canary_too(self, channel: bytes, payload: bytes) -> None:
+        if self._canary and channel == self._canary.channel_bytes:
+            self._canary.hear(payload)
+        else:
+            self._hear(channel, payload)
+
+    def _drain_soon(self) -> None:
         if self._draining is None and self._loop:
             self._draining = self._loop.call_soon(self._drain)
 
@@ -172,11 +243,23 @@ class StemSignalsReceiver:
 
     def _process(self) -> None:
         now_ns = self._clock()
-        facts = [
+        facts = self._outages()
+        facts += [
             fact
             for channel, payload in self._backlog.take(CHUNK)
             if (fact := self._decode(channel, payload, now_ns)) is not None
         ]
+        self._hand_on(facts)
+
+    def _outages(self) -> list[Fact]:
+        """Return the outages whose turn it is."""
+        due = self._backlog.outages()
+        for outage in due:
+            if outage.to_ns and outage.to_ns == self._listening_since_ns:  # or there is another behind it
+                self._sequence.listen(outage.to_ns)
+        return list(due)
+
+    def _hand_on(self, facts: Sequence[Fact]) -> None:
         if facts:
             self._consumer.consume_facts(facts, self._zone)
 
@@ -211,7 +294,9 @@ class StemSignalsReceiver:
         if (
             signal.boot is not None
             and signal.seq is not None
-            and not self._sequence.observe(namespace, emitter, signal.boot, signal.seq, now_ns)
+            and not self._sequence.observe(
+                namespace, emitter, signal.boot, signal.seq, now_ns, beat=name == SignalName.WORKER_HEARTBEAT
+            )
         ):
             self._telemetry.count("stem_agent.signals.duplicates", receiver=self._id)
             return None
@@ -253,5 +338,4 @@ class StemSignalsReceiver:
         for gap in missing:
             self._telemetry.count("stem_agent.signals.gaps", receiver=self._id)
             self._telemetry.emit(events.SignalsMissing(self._id, gap.emitter, gap.boot, gap.first, gap.last))
-        if missing:
-            self._consumer.consume_facts(missing, self._zone)
+        self._hand_on(missing)

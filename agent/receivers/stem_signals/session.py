@@ -21,6 +21,7 @@ class SessionEnd(Enum):
     UNREACHABLE = "server unreachable"
     CLOSED = "connection closed by the server"
     SILENT = "no answer to ping"
+    UNHEARD = "canary not heard"
     GARBAGE = "not the redis protocol"
     STOPPED = "stopped"
 

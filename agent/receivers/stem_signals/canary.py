@@ -1,0 +1,89 @@
+"""A canary: what we publish must come back to us, or the subscription only seems to stand.
+
+A ping shows that the server answers. It does not show that messages still find their way: a proxy that lost the
+subscription, a replica that is cut off from what publishers write to, answer pings too.
+"""
+
+import asyncio
+from collections.abc import Callable
+from uuid import uuid4
+
+from agent.receivers.stem_signals import events
+from agent.receivers.stem_signals.config import StemSignalsConfig
+from agent.receivers.stem_signals.connection import Connection
+from agent.receivers.stem_signals.session import SessionEnd
+from agent.redis_client import failure, redis_client
+from agent.telemetry.events import Telemetry
+
+CANARY_PREFIX = "stem-agent:canary:"
+
+
+class Canary:
+    """Publishes on a channel of its own, through a connection of its own, and listens for it on the subscribed one.
+
+    `heard` counts the messages that came over the subscribed connection. Raises `StartupError` if a TLS file cannot be
+    used.
+    """
+
+    def __init__(
+        self, identity: str, config: StemSignalsConfig, telemetry: Telemetry, heard: Callable[[], int]
+    ) -> None:
+        self._id = identity
+        self._config = config.canary
+        self._telemetry = telemetry
+        self._heard = heard
+        self._redis = redis_client(config.url, config.tls, timeout=config.canary.timeout)
+        self._token = b""
+        self._published_at = 0.0
+        self._returned = asyncio.Event()
+        self._round_trip: float | None = None
+        self.channel = f"{CANARY_PREFIX}{uuid4().hex}"
+        self.channel_bytes = self.channel.encode()
+
+    def hear(self, token: bytes) -> None:
+        """Take what came back."""
+        if token != self._token or self._returned.is_set():
+            return  # of an earlier time, or not ours
+        self._returned.set()
+        if self._round_trip is None:  # before the first there is nothing to show
+            self._telemetry.gauge("stem_agent.canary.round_trip", lambda: self._round_trip or 0.0, receiver=self._id)
+        self._round_trip = asyncio.get_running_loop().time() - self._published_at
+
+    async def watch(self, connection: Connection) -> None:
+        """Publish every `interval` seconds; return after ending the session over which nothing comes back."""
+        loop = asyncio.get_running_loop()
+        heard_until = loop.time()
+        while True:
+            await asyncio.sleep(self._config.interval)
+            self._returned.clear()
+            self._token = uuid4().hex.encode()
+            self._published_at = loop.time()
+            try:
+                await self._redis.publish(self.channel, self._token)
+            except Exception as error:  # noqa: BLE001 - whatever it was, it says nothing about the subscription
+                self._telemetry.emit(events.CanaryUnpublished(self._id, failure(error)))
+                continue
+            if not await self._comes_back():
+                self._telemetry.emit(events.CanaryMissed(self._id, self._config.timeout))
+                connection.end(SessionEnd.UNHEARD, heard_until=heard_until)
+                return
+            heard_until = self._published_at
+
+    async def close(self) -> None:
+        """Close the publishing connection."""
+        await self._redis.aclose()
+
+    async def _comes_back(self) -> bool:
+        """Wait for the canary as long as anything is heard: behind a crowd of signals it is late, and not lost."""
+        heard = -1
+        while heard != (heard := self._heard()):
+            try:
+                async with asyncio.timeout(self._config.timeout):
+                    await self._returned.wait()
+            except TimeoutError:
+                # Timers run before sockets are read: after a pause of the whole process the answer may be here.
+                await asyncio.sleep(0)
+                await asyncio.sleep(0)
+            if self._returned.is_set():
+                return True
+        return False
