@@ -244,12 +244,18 @@ async def test_the_clocks_difference_is_read(redis_url: str, reading: Reading) -
 
 
 async def test_tls_trusts_the_ca_file_and_nothing_else(
-    tls_server: Any, valkey: ValkeyServer, reading: Reading, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    tls_server: Any,
+    valkey: ValkeyServer,
+    reading: Reading,
+    tmp_path: Path,
+    namespace: str,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     server = await tls_server(valkey.port)
     url = f"rediss://localhost:{server.sockets[0].getsockname()[1]}"
-    assert await reading(url, tls={"ca_file": str(tmp_path / "ca.pem")}).read(["a"]) == {"a": None}
-    assert await reading(url, tls={"insecure_skip_verify": "true"}).read(["a"]) == {"a": None}
+    trusting = {"ca_file": str(tmp_path / "ca.pem")}
+    assert await reading(url, namespace=namespace, tls=trusting).read(["a"]) == {"a": None}
+    assert await reading(url, namespace=namespace, tls={"insecure_skip_verify": "true"}).read(["a"]) == {"a": None}
     assert caplog.records == []
     assert await reading(url).read(["a"]) is None
 
