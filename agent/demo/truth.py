@@ -22,7 +22,11 @@ class Via(StrEnum):
 
 
 class TaskTruth(msgspec.Struct, frozen=True):
-    """A task as its publisher made it; `span_id` is that of the publisher's own span for it, empty without one."""
+    """A task as its publisher made it; `span_id` is that of the publisher's own span for it, empty without one.
+
+    Without one, the agent makes a `send` span, whose parent is `send_parent`: the parent task's `send`, or the span of
+    the header that a child of an untraced worker `inherited`.
+    """
 
     task_id: str
     name: str
@@ -36,18 +40,30 @@ class TaskTruth(msgspec.Struct, frozen=True):
     group_id: str | None = None
     workflow_run_id: str | None = None
     schedule_id: str | None = None
+    send_parent: str = ""
+    inherited: str = ""
 
     @property
     def traced(self) -> bool:
         """Whether the publisher made a span."""
         return bool(self.span_id)
 
+    @property
+    def root_span_name(self) -> str:
+        """Name of the span that the agent makes for a task whose publisher made none."""
+        return f"schedule {self.schedule_id}" if self.schedule_id and not self.parent_task_id else f"send {self.queue}"
+
 
 class AttemptTruth(msgspec.Struct, frozen=True):
-    """One delivery of a task that became an attempt, as the worker lived it.
+    """One delivery of a task that became an attempt, as the worker lived it, in times of that worker's clock.
 
-    `state` is a `TaskState`, or `lost`. `ready_us` is when it could have started: enqueued, due, back-off over. A task
-    revoked before its run was never started.
+    `state` is a `TaskState`, or `lost`: then `ended_us` is when its worker was killed. `ready_us` is when it could
+    have started, as its delivery says: enqueued, due, back-off over; a pause, a rate limit and the copy of a lease
+    say later than `due_us`, when that attempt was due first. What is revoked before its run or badly signed was never
+    started.
+
+    `cut`: its worker was killed before its last signal was out; an agent may know no more than that, or what the
+    result record has: the state `stored` at `stored_us`. Without `heard` it may know nothing at all.
     """
 
     task_id: str
@@ -57,10 +73,17 @@ class AttemptTruth(msgspec.Struct, frozen=True):
     ready_us: int
     started_us: int
     ended_us: int
+    received_us: int = 0
+    due_us: int = 0
+    next_retry_us: int = 0
+    cut: bool = False
+    heard: bool = True
+    stored: str = ""
+    stored_us: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True):
-    """A delivery that became no attempt: `expired`, `unregistered`, `rate-limited`. Stem signals none of them."""
+    """A delivery that became no attempt: `expired`, `unregistered`, `rate-limited`, `paused`: none is signalled."""
 
     task_id: str
     what: str
@@ -77,14 +100,16 @@ class DispatchTruth(msgspec.Struct, frozen=True):
 
 
 class RunTruth(msgspec.Struct):
-    """A workflow run."""
+    """A workflow run. `task_id` is its first runner; `resumptions` counts the signals: one before each step, too."""
 
     run_id: str
     workflow: str
+    task_id: str
     started_us: int
     state: str = "running"
     ended_us: int = 0
     suspensions: int = 0
+    resumptions: int = 0
     failures: int = 0
 
 
@@ -109,7 +134,11 @@ class SignalsTruth(msgspec.Struct):
 
 
 class Truth(msgspec.Struct):
-    """Everything the fleet did."""
+    """Everything the fleet did.
+
+    `skews` are the seconds by which each worker's clock is fast. `agents` counts those that followed one another: more
+    than one if whoever runs the agent restarted it.
+    """
 
     tasks: dict[str, TaskTruth] = msgspec.field(default_factory=dict)
     attempts: list[AttemptTruth] = msgspec.field(default_factory=list)
@@ -118,7 +147,9 @@ class Truth(msgspec.Struct):
     dispatches: list[DispatchTruth] = msgspec.field(default_factory=list)
     runs: dict[str, RunTruth] = msgspec.field(default_factory=dict)
     killed_workers: list[str] = msgspec.field(default_factory=list)
+    skews: dict[str, float] = msgspec.field(default_factory=dict)
     signals: SignalsTruth = msgspec.field(default_factory=SignalsTruth)
+    agents: int = 1
 
     def states(self) -> Counter[str]:
         """Return the number of attempts by state."""

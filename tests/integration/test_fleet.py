@@ -101,7 +101,7 @@ async def the_dead_are_in_their_lists(store: "redis.asyncio.Redis", truth: Truth
             found[letter["envelope"]["id"]] = letter["reason"]
     assert set(found) == set(truth.dead_letters)
     assert found
-    assert set(found.values()) <= {"max-retries-exhausted", "unregistered-task"}
+    assert set(found.values()) <= {"max-retries-exhausted", "unregistered-task", "signature-invalid"}
 
 
 async def workers_and_schedules_are_known(store: "redis.asyncio.Redis", truth: Truth) -> None:

@@ -5,7 +5,8 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from agent.demo.fleet.envelopes import Envelope, epoch_us, to_json
-from agent.emit import iso, utc_now
+from agent.demo.fleet.faults import Clock
+from agent.emit import iso
 from agent.stem.catalogue import TaskState
 from agent.stem.keys import Keys
 
@@ -25,9 +26,10 @@ def task_error(kind: str, message: str, *, retryable: bool = False, stack: str |
 class Backend:
     """Writes what Stem writes: the last writer wins, and every write renews the time to live."""
 
-    def __init__(self, client: Any, keys: Keys) -> None:
+    def __init__(self, client: Any, keys: Keys, clock: Clock) -> None:
         self._redis = client  # redis-py's types know neither text answers nor plain dicts
         self._keys = keys
+        self._clock = clock
 
     async def write(
         self,
@@ -39,7 +41,7 @@ class Backend:
         error: dict[str, Any] | None = None,
     ) -> Status:
         """Store a task's state; `meta` comes on top of the envelope's. Only `createdAt` is carried over."""
-        key, now = self._keys.result(envelope["id"]), iso(utc_now())
+        key, now = self._keys.result(envelope["id"]), iso(self._clock())
         known = await self._redis.get(key)
         status = {
             "id": envelope["id"],
@@ -82,7 +84,7 @@ class Backend:
         group["meta"] |= {
             "stem.chord.claimed": True,
             "stem.chord.callbackTaskId": callback["id"],
-            "stem.chord.dispatchedAt": iso(utc_now()),
+            "stem.chord.dispatchedAt": iso(self._clock()),
         }
         await self._redis.set(key, to_json(group), px=left_ms)
         callback["meta"]["chordResults"] = [each["payload"] for each in statuses]
@@ -92,15 +94,28 @@ class Backend:
 
     async def revoke(self, namespace: str, task_id: str, reason: str) -> datetime:
         """Enter a revocation, as `stem worker revoke` does; return when it was issued."""
-        now = utc_now()
-        entry = {
+        now = self._clock()
+        await self._redis.hset(Keys(namespace).revokes, task_id, to_json(self._entry(namespace, task_id, now, reason)))
+        return now
+
+    async def pause(self, namespace: str, queue: str) -> None:
+        """Enter a queue's pause, which Stem keeps among the revocations."""
+        field = f"__stem.queue.pause__:{queue}"
+        entry = self._entry(namespace, field, self._clock(), "paused by the demo")
+        await self._redis.hset(Keys(namespace).revokes, field, to_json(entry))
+
+    async def resume(self, namespace: str, queue: str) -> None:
+        """End a pause: Stem lets the entry expire, and its next reader prunes it."""
+        await self._redis.hdel(Keys(namespace).revokes, f"__stem.queue.pause__:{queue}")
+
+    @staticmethod
+    def _entry(namespace: str, subject: str, now: datetime, reason: str) -> dict[str, Any]:
+        return {
             "namespace": namespace,
-            "taskId": task_id,
+            "taskId": subject,
             "version": epoch_us(now),
             "issuedAt": iso(now),
             "terminate": False,
             "reason": reason,
             "requestedBy": "demo",
         }
-        await self._redis.hset(Keys(namespace).revokes, task_id, to_json(entry))
-        return now

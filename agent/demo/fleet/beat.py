@@ -8,7 +8,7 @@ from agent.demo.fleet.client import Client
 from agent.demo.fleet.envelopes import epoch_ms, epoch_us, new_envelope, to_json, uuid7
 from agent.demo.fleet.kinds import KIND, SCHEDULES, Schedule
 from agent.demo.truth import DispatchTruth
-from agent.emit import iso, utc_now
+from agent.emit import iso
 
 if TYPE_CHECKING:
     from agent.demo.fleet.fleet import Fleet
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 TICK_SECONDS = 0.1
 LOCK_TTL = timedelta(seconds=5)
 HISTORY_LENGTH = 1000
+SKEW = 0.8
 
 
 class Beat:
@@ -25,9 +26,10 @@ class Beat:
         self._fleet = fleet
         self._redis = fleet.redis
         self._keys = fleet.keys
-        self.emitter = fleet.emitter("beat-1")
-        self._client = Client(fleet, self.emitter)
-        self._owner = uuid7(utc_now())
+        self._client = Client(fleet, "beat-1", skew=SKEW)
+        self._clock = self._client.clock
+        self.emitter = self._client.emitter
+        self._owner = uuid7(self._clock())
         self._fired: dict[str, int] = {}
 
     async def run(self) -> None:
@@ -36,7 +38,7 @@ class Beat:
             await self._enter(schedule)
         entries = {schedule.entry_id: schedule for schedule in SCHEDULES}
         while not self._fleet.stop.is_set():
-            now = utc_now()
+            now = self._clock()
             for entry_id in await self._redis.zrangebyscore(self._keys.schedules, "-inf", epoch_ms(now)):
                 # What is disabled stays in the index, overdue for ever.
                 if entries[entry_id].enabled and await self._take(entry_id):
@@ -44,7 +46,7 @@ class Beat:
             await asyncio.sleep(TICK_SECONDS)
 
     async def _enter(self, schedule: Schedule) -> None:
-        now = utc_now()
+        now = self._clock()
         due = now + timedelta(seconds=schedule.every_s)
         fields = {
             "taskName": schedule.task,
@@ -78,7 +80,7 @@ class Beat:
         await self._redis.set(lock, self._owner, nx=True, px=LOCK_TTL)
         due = datetime.fromisoformat(str(await self._redis.hget(self._keys.schedule(entry_id), "nextRunAt")))
         task_id = None if schedule.broken else await self._dispatch(schedule)
-        executed = utc_now()
+        executed = self._clock()
         error = None if task_id else "RoutingError: no queue for task billing.close"
         await self._mark_executed(schedule, due, executed, error)
         if error:
@@ -91,7 +93,9 @@ class Beat:
 
     async def _dispatch(self, schedule: Schedule) -> str:
         headers = {"scheduled-from": "beat", "schedule-id": schedule.entry_id}
-        envelope = new_envelope(schedule.task, self._queue(schedule), headers=headers, meta={"kwargs": {}})
+        envelope = new_envelope(
+            schedule.task, self._queue(schedule), headers=headers, meta={"kwargs": {}}, now=self._clock()
+        )
         task_id = str(envelope["id"])
         await self._client.dispatch(envelope)
         return task_id
@@ -115,7 +119,7 @@ class Beat:
             "scheduledAt": iso(due),
             "executedAt": iso(executed),
             "success": str(error is None).lower(),
-            "durationMs": str(round((utc_now() - executed).total_seconds() * 1000)),
+            "durationMs": str(round((self._clock() - executed).total_seconds() * 1000)),
             "error": error or "",
         }
         key = self._keys.schedule_history(entry_id)

@@ -10,7 +10,8 @@ from typing import Any
 from redis.exceptions import ResponseError
 
 from agent.demo.fleet.envelopes import Envelope, epoch_ms, from_fields, to_fields, to_json
-from agent.emit import iso, utc_now
+from agent.demo.fleet.faults import Clock
+from agent.emit import iso
 from agent.stem.keys import Keys
 
 DRAIN_BATCH = 128
@@ -39,15 +40,16 @@ class Broker:
     lose the task, in Stem as well; but the fleet waits for every task's end.
     """
 
-    def __init__(self, client: Any, keys: Keys) -> None:
+    def __init__(self, client: Any, keys: Keys, clock: Clock) -> None:
         self._redis = client  # redis-py's types know neither text answers nor plain dicts
         self._keys = keys
+        self._clock = clock
         self._groups: set[str] = set()
 
     async def publish(self, envelope: Envelope) -> None:
         """Put a task on the stream of its priority, or into the delayed set while it is not due."""
         not_before, queue = envelope["notBefore"], envelope["queue"]
-        if not_before and (due := datetime.fromisoformat(not_before)) > utc_now():
+        if not_before and (due := datetime.fromisoformat(not_before)) > self._clock():
             await self._redis.zadd(self._keys.delayed(queue), {to_json(envelope): epoch_ms(due)})
             return
         stream = self._keys.stream(queue, envelope["priority"])
@@ -92,7 +94,7 @@ class Broker:
 
     async def dead_letter(self, delivery: Delivery, reason: str, meta: dict[str, Any] | None) -> None:
         """Acknowledge, and put the envelope at the head of the dead letters."""
-        letter = {"envelope": delivery.envelope, "reason": reason, "meta": meta, "deadAt": iso(utc_now())}
+        letter = {"envelope": delivery.envelope, "reason": reason, "meta": meta, "deadAt": iso(self._clock())}
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.xack(delivery.stream, self._keys.group(delivery.queue), delivery.entry_id)
             pipe.lpush(self._keys.dead(delivery.queue), to_json(letter))
@@ -103,7 +105,7 @@ class Broker:
 
         So do retries, rate limits, and the extension of a lease, whose copy Stem never takes back.
         """
-        due = utc_now() + timedelta(seconds=seconds)
+        due = self._clock() + timedelta(seconds=seconds)
         envelope = {**delivery.envelope, **changes, "notBefore": iso(due)}
         async with self._redis.pipeline(transaction=False) as pipe:
             pipe.xack(delivery.stream, self._keys.group(delivery.queue), delivery.entry_id)
@@ -121,7 +123,7 @@ class Broker:
 
     async def _drain(self, queue: str) -> None:
         key = self._keys.delayed(queue)
-        due = await self._redis.zrangebyscore(key, "-inf", epoch_ms(utc_now()), start=0, num=DRAIN_BATCH)
+        due = await self._redis.zrangebyscore(key, "-inf", epoch_ms(self._clock()), start=0, num=DRAIN_BATCH)
         for member in due:
             if await self._redis.zrem(key, member):
                 await self.publish(json.loads(member))

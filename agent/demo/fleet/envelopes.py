@@ -34,7 +34,7 @@ class Lineage:
     meta: dict[str, Any]
 
 
-def new_envelope(
+def new_envelope(  # noqa: PLR0913 - so many fields has an envelope
     name: str,
     queue: str,
     *,
@@ -44,9 +44,10 @@ def new_envelope(
     priority: int = 0,
     delay_s: float = 0.0,
     max_retries: int = 3,
+    now: datetime | None = None,
 ) -> Envelope:
-    """Return the envelope of a new task."""
-    now = utc_now()
+    """Return the envelope of a new task, made `now` by its publisher's clock."""
+    now = now or utc_now()
     return {
         "id": uuid7(now),
         "name": name,
@@ -84,6 +85,12 @@ def trace_of(envelope: Envelope) -> str | None:
     """Return the trace id in an envelope's headers."""
     header: str | None = envelope["headers"].get("traceparent")
     return header.split("-")[1] if header else None
+
+
+def span_of(envelope: Envelope) -> str:
+    """Return the span id in an envelope's headers, empty without one."""
+    header: str = envelope["headers"].get("traceparent", "")
+    return header.split("-")[2] if header else ""
 
 
 def due_at(envelope: Envelope) -> datetime:

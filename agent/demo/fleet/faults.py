@@ -1,31 +1,45 @@
-"""What goes wrong on purpose: signals lost, doubled and delayed on their way to Redis, workers killed."""
+"""What goes wrong on purpose: signals lost, doubled and delayed, workers killed, clocks that differ, restarts."""
 
 import asyncio
 import math
 import random
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Coroutine, Mapping
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from agent.core.tasks import cancel
 from agent.demo.truth import SignalsTruth
-from agent.emit import AsyncSignalEmitter, Composer
+from agent.emit import AsyncSignalEmitter, Composer, utc_now
+from agent.stem.catalogue import SignalName
 
 if TYPE_CHECKING:
     import redis.asyncio
 
+Clock = Callable[[], datetime]
+
 KILL_EVERY_SECONDS = 5.0
+RESTART_EVERY_SECONDS = 7.0
 _PERCENT = "%"
-_EXPECTED = "expected a list such as loss=1%,dup=1%,shuffle=80ms,kill-worker or kill-worker=5s"
+_EXPECTED = (
+    "expected a list such as loss=1%,dup=1%,shuffle=80ms,skew=90s,kill-worker,restart-agent; "
+    "kill-worker=5s and restart-agent=7s say how often"
+)
 
 
 class Faults(msgspec.Struct, frozen=True):
-    """Shares are 0 to 1; `shuffle_s` delays a signal by up to so many seconds; `kill_every_s` is 0 for never."""
+    """Shares are 0 to 1; `shuffle_s` delays a signal by up to so many seconds; the intervals are 0 for never.
+
+    No clock is wrong by more than `skew_s`. The agent is not the fleet's: who runs both restarts it.
+    """
 
     loss: float = 0.0
     dup: float = 0.0
     shuffle_s: float = 0.0
     kill_every_s: float = 0.0
+    skew_s: float = 0.0
+    restart_every_s: float = 0.0
 
     @property
     def any(self) -> bool:
@@ -44,8 +58,12 @@ def parse_faults(text: str) -> Faults:
                     found[name] = _share(value)
                 case "shuffle":
                     found["shuffle_s"] = _seconds(value)
+                case "skew":
+                    found["skew_s"] = _seconds(value)
                 case "kill-worker":
-                    found["kill_every_s"] = _seconds(value, zero=False) if value else KILL_EVERY_SECONDS
+                    found["kill_every_s"] = _seconds(value) if value else KILL_EVERY_SECONDS
+                case "restart-agent":
+                    found["restart_every_s"] = _seconds(value) if value else RESTART_EVERY_SECONDS
                 case _:
                     raise ValueError(name)  # noqa: TRY301 - told once, below
         except ValueError:
@@ -68,13 +86,26 @@ def _seconds(text: str, *, zero: bool = True) -> float:
     return seconds
 
 
+def skewed(seconds: float) -> Clock:
+    """Return a clock that is fast by so many seconds, or slow by as many below zero."""
+    if not seconds:
+        return utc_now
+    offset = timedelta(seconds=seconds)
+    return lambda: utc_now() + offset
+
+
 class FaultyEmitter(AsyncSignalEmitter):
-    """An emitter whose signals meet `faults` after they were numbered, as on a real network."""
+    """An emitter whose signals meet `faults` after they were numbered, as on a real network.
+
+    `heard` are the attempts (task id, number) of which at least one signal reached Redis.
+    """
 
     def __init__(self, client: "redis.asyncio.Redis", composer: Composer) -> None:
         super().__init__(client, composer)
         self.faults = Faults()
         self.chance = random.Random()
+        self.heard: set[tuple[str, int]] = set()
+        self._subject: tuple[str, int] | None = None
         self._arrived = bytearray()  # one for each number: whether Redis got it
         self._doubled = 0
         self._late: set[asyncio.Task[None]] = set()
@@ -91,8 +122,17 @@ class FaultyEmitter(AsyncSignalEmitter):
             doubled=self._doubled,
         )
 
-    async def send(self, payload: bytes | None) -> None:
+    def emit(self, name: SignalName | str, attributes: Mapping[str, Any], **details: Any) -> Awaitable[None]:
+        """Send any signal, and remember whose attempt it is about, if it is about one."""
+        extra = details.get("extra")
+        self._subject = (attributes["taskId"], extra["attempt"]) if extra else None
+        return super().emit(name, attributes, **details)
+
+    def send(self, payload: bytes | None) -> Coroutine[Any, Any, None]:
         """Publish, or not, or twice, or later."""
+        return self._send(payload, self._subject)
+
+    async def _send(self, payload: bytes | None, subject: tuple[str, int] | None) -> None:
         number = len(self._arrived)
         self._arrived.append(0)
         if self.chance.random() < self.faults.loss:
@@ -101,20 +141,23 @@ class FaultyEmitter(AsyncSignalEmitter):
         self._doubled += doubled
         for _ in range(1 + doubled):
             if self.faults.shuffle_s:
-                task = asyncio.create_task(self._send_late(payload, number))
+                task = asyncio.create_task(self._send_late(payload, number, subject))
                 self._late.add(task)
                 task.add_done_callback(self._late.discard)
             else:
-                await self._publish_one(payload, number)
+                await self._publish_one(payload, number, subject)
 
-    async def _send_late(self, payload: bytes | None, number: int) -> None:
+    async def _send_late(self, payload: bytes | None, number: int, subject: tuple[str, int] | None) -> None:
         await asyncio.sleep(self.chance.uniform(0, self.faults.shuffle_s))
-        await self._publish_one(payload, number)
+        await self._publish_one(payload, number, subject)
 
-    async def _publish_one(self, payload: bytes | None, number: int) -> None:
+    async def _publish_one(self, payload: bytes | None, number: int, subject: tuple[str, int] | None) -> None:
         dropped = self.dropped
         await super().send(payload)
-        self._arrived[number] = self.dropped == dropped
+        if self.dropped == dropped:
+            self._arrived[number] = 1
+            if subject:
+                self.heard.add(subject)
 
     async def close(self) -> None:
         """Send what is on its way, then close."""

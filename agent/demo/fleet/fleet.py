@@ -9,26 +9,30 @@ from typing import Any
 import redis.asyncio
 
 from agent.core.tasks import cancel
-from agent.demo.fleet.backend import Backend
 from agent.demo.fleet.beat import Beat
-from agent.demo.fleet.broker import Broker
 from agent.demo.fleet.client import Client
 from agent.demo.fleet.envelopes import Envelope, new_envelope
-from agent.demo.fleet.faults import Faults, FaultyEmitter
-from agent.demo.fleet.kinds import CHOICES, GALLERY, KIND, ORDER, WEIGHTS, Kind
+from agent.demo.fleet.faults import Clock, Faults, FaultyEmitter
+from agent.demo.fleet.kinds import CATALOGUE, CHAIN, CHOICES, FORGED, GALLERY, KIND, ORDER, QUEUES, WEIGHTS, Kind
 from agent.demo.fleet.worker import Worker
-from agent.demo.fleet.workflows import WorkflowRuntime, first_runner
+from agent.demo.fleet.workflows import WorkflowRuntime
 from agent.demo.truth import Truth
-from agent.emit import iso, utc_now
+from agent.emit import iso
 from agent.stem.keys import Keys
 
 RESTART_SECONDS = 0.5
+PAUSE_EVERY_SECONDS, PAUSE_SECONDS = 4.0, 0.4
+PRODUCER_SKEW = -0.4
 TRACED_SHARE = 0.5
 """Half of the applications run OpenTelemetry."""
 
 
 class Fleet:
-    """Producers, queues and workers; `run` ends when `stop` was set and every task found its end."""
+    """Producers, queues and workers; `run` ends when `stop` was set and every task found its end.
+
+    What workers know of one another's work: `paused` queues, and by task id and attempt when each was first due
+    (Unix microseconds), and whose lease was `extended`, so that a copy of the envelope will be delivered.
+    """
 
     def __init__(
         self, url: str, *, namespace: str, rate: float, workers: int, seed: int, faults: Faults | None = None
@@ -42,19 +46,24 @@ class Fleet:
         self.chance = random.Random(seed)
         self.keys = Keys()
         self.redis: Any = redis.asyncio.Redis.from_url(url, decode_responses=True)
-        self.broker = Broker(self.redis, self.keys)
-        self.backend = Backend(self.redis, self.keys)
+        self.paused: set[str] = set()
+        self.first_due: dict[tuple[str, int], int] = {}
+        self.extended: set[tuple[str, int]] = set()
         self._emitters: list[FaultyEmitter] = []
         self._unfinished: set[str] = set()
+        self._awaited: dict[str, asyncio.Future[bool]] = {}
         self._idle = asyncio.Event()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._workers = [Worker(self, index + 1) for index in range(workers)]
+        self.truth.skews = {worker.worker_id: worker.client.skew_s for worker in self._workers}
 
     # --- what the parts tell ---------------------------------------------------------------------------------------
 
-    def emitter(self, name: str, worker_id: str = "") -> FaultyEmitter:
+    def emitter(self, name: str, worker_id: str, clock: Clock) -> FaultyEmitter:
         """Return the emitter of a new process."""
-        emitter = FaultyEmitter.connect(self.url, namespace=self.namespace, emitter=name, worker_id=worker_id)
+        emitter = FaultyEmitter.connect(
+            self.url, namespace=self.namespace, emitter=name, worker_id=worker_id, clock=clock
+        )
         emitter.faults, emitter.chance = self.faults, self.chance
         self._emitters.append(emitter)
         return emitter
@@ -66,14 +75,21 @@ class Fleet:
 
     def abandoned(self, envelope: Envelope) -> None:
         """Note that a task will never succeed: the workflow run that it was to advance stands still, as in Stem."""
-        self.finished(envelope["id"])
+        self.finished(envelope["id"], succeeded=False)
         self.finished(envelope["meta"].get("stem.workflow.runId", ""))
 
-    def finished(self, subject: str) -> None:
-        """Note that a task or a run found its final end; more than once is no harm."""
+    def finished(self, subject: str, *, succeeded: bool = True) -> None:
+        """Note that a task, a run or a chain found its final end; more than once is no harm."""
         self._unfinished.discard(subject)
+        if (awaited := self._awaited.pop(subject, None)) and not awaited.done():
+            awaited.set_result(succeeded)
         if not self._unfinished:
             self._idle.set()
+
+    def end_of(self, task_id: str) -> "asyncio.Future[bool]":
+        """Return what becomes, at the final end of a task about to be published, whether it succeeded."""
+        self._awaited[task_id] = future = asyncio.get_running_loop().create_future()
+        return future
 
     async def stopped_within(self, seconds: float) -> bool:
         """Wait for so long, or until the fleet is told to stop; return whether it was."""
@@ -113,14 +129,14 @@ class Fleet:
         for worker in self._workers:
             await worker.start()
         beating = self.spawn(beat.run())
-        killing = self.spawn(self._kill_now_and_then())
+        troubling = [self.spawn(self._kill_now_and_then()), self.spawn(self._pause_now_and_then(producer.client))]
         await producer.run()
-        await asyncio.gather(beating, killing)
+        await asyncio.gather(beating, *troubling)
         if self._unfinished:
             await self._idle.wait()
         for worker in self._workers:
             await worker.close()
-        await producer.emitter.close()
+        await producer.client.emitter.close()
         await beat.emitter.close()
         for emitter in self._emitters:
             self.truth.signals.add(emitter.did())
@@ -135,15 +151,25 @@ class Fleet:
             self._workers[index] = Worker(self, index + 1)
             await self._workers[index].start()
 
+    async def _pause_now_and_then(self, operator: Client) -> None:
+        """Pause a queue for a moment every so often, as an operator does with Stem's command line."""
+        while not await self.stopped_within(PAUSE_EVERY_SECONDS):
+            queue = self.chance.choice(QUEUES)
+            self.paused.add(queue)
+            await operator.backend.pause(self.namespace, queue)
+            await self.stopped_within(PAUSE_SECONDS)
+            self.paused.discard(queue)
+            await operator.backend.resume(self.namespace, queue)
+
 
 class Producer:
     """The application: it publishes tasks, chords and workflow runs at random, `rate` a second."""
 
     def __init__(self, fleet: Fleet) -> None:
         self._fleet = fleet
-        self.emitter = fleet.emitter("producer-1")
-        self._client = Client(fleet, self.emitter)
-        self._workflows = WorkflowRuntime(fleet, self._client, "producer-1")
+        self.client = Client(fleet, "producer-1", skew=PRODUCER_SKEW)
+        self._workflows = WorkflowRuntime(fleet, self.client, "producer-1")
+        self._chains: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:
         """Publish until the fleet is told to stop."""
@@ -160,19 +186,32 @@ class Producer:
         chance = self._fleet.chance
         traced = chance.random() < TRACED_SHARE
         if kind is GALLERY:
-            await self._client.chord(KIND["gallery.thumbnail"], KIND["gallery.publish"])
+            await self.client.chord(KIND["gallery.thumbnail"], KIND["gallery.publish"])
         elif kind is ORDER:
-            await self._workflows.start(first_runner(), traced=traced)
+            await self._workflows.start(traced=traced)
+        elif kind is CATALOGUE:
+            chain = self._fleet.spawn(self.client.chain([KIND[name] for name in CHAIN]))
+            self._chains.add(chain)
+            chain.add_done_callback(self._chains.discard)
         else:
             delay = chance.uniform(0.5, 1.5) * kind.delay_s
-            meta = {"stem.expiresAt": iso(utc_now() + timedelta(seconds=delay / 2))}
+            now = self.client.clock()
+            meta = {"stem.expiresAt": iso(now + timedelta(seconds=delay / 2))}
             envelope = new_envelope(
                 kind.name,
                 kind.queue,
                 args={"secret": "never leaves the worker"},
-                headers={"tenant": "demo"},
+                headers={"tenant": "demo", **self._signature(kind)},
                 meta=meta if chance.random() < kind.expire else {},
                 priority=kind.priority,
                 delay_s=delay,
+                max_retries=kind.max_retries,
+                now=now,
             )
-            await self._client.enqueue(envelope, traced=traced)
+            await self.client.enqueue(envelope, traced=traced)
+
+    def _signature(self, kind: Kind) -> dict[str, str]:
+        if not kind.forged:
+            return {}
+        signature = FORGED if self._fleet.chance.random() < kind.forged else "genuine"
+        return {"stem-signature": signature, "stem-signature-key": "demo"}

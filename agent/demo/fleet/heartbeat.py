@@ -10,8 +10,9 @@ from pathlib import Path
 
 from agent.demo.fleet.broker import Broker
 from agent.demo.fleet.envelopes import to_json
+from agent.demo.fleet.faults import Clock
 from agent.demo.fleet.kinds import QUEUES
-from agent.emit import iso, utc_now
+from agent.emit import iso
 from agent.stem.catalogue import TaskState
 from agent.stem.channels import heartbeat_channel
 
@@ -21,16 +22,17 @@ HEARTBEAT_SECONDS = 2.0
 class Heart:
     """Counts what a worker does, and says it every `HEARTBEAT_SECONDS`; there is no farewell."""
 
-    def __init__(self, worker_id: str, namespace: str, concurrency: int, prefetch: int) -> None:
+    def __init__(self, worker_id: str, namespace: str, concurrency: int, prefetch: int, clock: Clock) -> None:
         self.channel = heartbeat_channel(namespace)
         self._worker_id = worker_id
         self._namespace = namespace
         self._concurrency = concurrency
         self._prefetch = prefetch
+        self._clock = clock
         self._inflight: Counter[str] = Counter()
         self._done: Counter[str] = Counter()
         self._began = time.monotonic()
-        self._started_at = iso(utc_now())
+        self._started_at = iso(self._clock())
 
     def started(self, queue: str) -> None:
         """Note that an attempt of a task of `queue` began."""
@@ -80,7 +82,7 @@ class Heart:
         beat = {
             "workerId": self._worker_id,
             "namespace": self._namespace,
-            "timestamp": iso(utc_now()),
+            "timestamp": iso(self._clock()),
             "isolateCount": min(inflight, self._concurrency),
             "inflight": inflight,
             "lastLeaseRenewal": None,

@@ -8,7 +8,8 @@ class Kind:
     """A kind of task: probabilities, and the median run time in seconds.
 
     `delay_s`: published for later. `expire`: published with an expiry that passes before it is due. `limited`: sent
-    back by a rate limit. `then`: the task that a success enqueues as its child.
+    back by a rate limit. `again`: the handler itself asks for a retry. `forged`: its signature does not hold. `then`:
+    the task that a success enqueues as its child, in a share of `follow`.
     """
 
     name: str
@@ -22,7 +23,11 @@ class Kind:
     delay_s: float = 0.0
     expire: float = 0.0
     limited: float = 0.0
+    again: float = 0.0
+    forged: float = 0.0
+    max_retries: int = 3
     then: str | None = None
+    follow: float = 1.0
     error: str = "Exception: something went wrong"
 
 
@@ -36,7 +41,17 @@ KINDS = (
         then="email.receipt",
         error="PaymentDeclined: insufficient funds",
     ),
-    Kind("email.receipt", "default", 0.015, retry=0.05, error="SocketException: Connection reset by peer"),
+    Kind(
+        *("email.receipt", "default", 0.015),
+        retry=0.05,
+        error="SocketException: Connection reset by peer",
+        then="receipt.archive",
+        follow=0.2,
+    ),
+    Kind("receipt.archive", "media", 0.010),
+    Kind("sms.send", "default", 0.020, 3, again=0.15, max_retries=1, error="GatewayBusy: try again later"),
+    Kind("hook.deliver", "default", 0.020, 2, forged=0.1),
+    Kind("video.encode", "media", 2.2, 0.2),
     Kind("image.resize", "media", 0.120, 10, fail=0.01, error="Bad state: unsupported colour profile"),
     Kind("report.build", "default", 0.800, 2, revoke=0.10, error="TimeoutException after 0:00:30.000000"),
     Kind("cart.remind", "default", 0.010, 8, delay_s=0.4, revoke=0.05, expire=0.05),
@@ -44,7 +59,12 @@ KINDS = (
     Kind("gallery.thumbnail", "media", 0.060, fail=0.01, error="FormatException: Invalid image data"),
     Kind("gallery.publish", "default", 0.030),
     Kind("sessions.clean", "maintenance", 0.025),
-    Kind("report.daily", "maintenance", 0.200, retry=0.1, error="StateError: Bad state: no rows"),
+    Kind(
+        *("report.daily", "maintenance", 0.200),
+        retry=0.1,
+        error="StateError: Bad state: no rows",
+        then="receipt.archive",
+    ),
 )
 KIND = {kind.name: kind for kind in KINDS}
 
@@ -55,7 +75,12 @@ GALLERY = Kind("gallery", "media", 0.0, 1.0)
 GALLERY_SIZE = 3
 ORDER = Kind("order.fulfil", "workflow", 0.0, 1.5)
 """Not a task: a workflow run."""
-CHOICES = tuple(kind for kind in (*KINDS, UNREGISTERED, GALLERY, ORDER) if kind.weight)
+FORGED = "forged"
+"""A signature that does not hold."""
+CATALOGUE = Kind("catalogue", "media", 0.0, 0.4)
+"""Not a task: a chain, each link of which is published when the one before has succeeded."""
+CHAIN = ("image.resize", "search.index", "email.send")
+CHOICES = tuple(kind for kind in (*KINDS, UNREGISTERED, GALLERY, ORDER, CATALOGUE) if kind.weight)
 WEIGHTS = tuple(kind.weight for kind in CHOICES)
 
 WORKFLOW_TASK = "stem.workflow.run"

@@ -6,24 +6,26 @@ The order of each ending is that of `worker.dart`: acknowledge, store, signal, f
 import asyncio
 from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from agent.core.tasks import cancel
-from agent.demo.fleet.backend import task_error
+from agent.demo.fleet.backend import Status, task_error
 from agent.demo.fleet.broker import Delivery
 from agent.demo.fleet.client import Client
 from agent.demo.fleet.envelopes import due_at, epoch_us, lineage_of, new_envelope, trace_of
+from agent.demo.fleet.handler import RetryRequested, TaskFailed, TaskRevoked, see_that_it_was_done, work
 from agent.demo.fleet.heartbeat import Heart
-from agent.demo.fleet.kinds import KIND, QUEUES, STACK, WORKFLOW_TASK, Kind
+from agent.demo.fleet.kinds import FORGED, KIND, QUEUES, STACK, WORKFLOW_TASK, Kind
 from agent.demo.fleet.workflows import WorkflowRuntime
 from agent.demo.truth import LOST, AttemptTruth, Outcome
-from agent.emit import AttemptSignals, iso, utc_now
+from agent.emit import AttemptSignals, iso
 from agent.stem.catalogue import SignalName, TaskState
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
-    from agent.demo.fleet.faults import FaultyEmitter
     from agent.demo.fleet.fleet import Fleet
 
 CONCURRENCY = 40
@@ -31,32 +33,30 @@ PREFETCH = 80
 BLOCK_SECONDS = 0.25
 CLAIM_SECONDS = 4.0
 """Stem's default is 30 s: too long for a demo in which a killed worker's tasks are to be taken over."""
-LEASE_SECONDS = 30.0
-MAX_RUN_SECONDS = 2.5
+LEASE_SECONDS = 2.0
+"""Stem's default is 30 s too, and half of it the least run time of a task that is delivered again."""
 LIMIT_SECONDS = 0.3
+PAUSED_SECONDS = 0.25
 RETRY_SECONDS = 0.3
+UNTRACED_SHARE = 0.35
+"""Of the children of traced tasks: their worker runs no OpenTelemetry, and they inherit the header unchanged."""
+ON_ITS_WAY_SECONDS = 0.05
 
 
 @dataclass(slots=True, eq=False)
 class Run:
-    """An attempt under way: what a kill would cut off. `leaving`: it is being acknowledged, for good."""
+    """An attempt under way: what a kill would cut off.
+
+    `leaving`: it is being acknowledged, for good. `stored` is the last end that its result record was to say, and when.
+    """
 
     delivery: Delivery
     signals: "AttemptSignals[Awaitable[None]]"
     state: str = LOST
     leaving: bool = False
-
-
-class TaskFailed(Exception):  # noqa: N818 - not an error of ours
-    """What a handler throws; `final` when no retry may follow."""
-
-    def __init__(self, text: str, *, final: bool) -> None:
-        super().__init__(text)
-        self.final = final
-
-
-class TaskRevoked(Exception):  # noqa: N818
-    """The task was revoked while it ran."""
+    next_retry: datetime | None = None
+    stored: str = ""
+    stored_at: datetime | None = None
 
 
 class Worker:
@@ -65,10 +65,12 @@ class Worker:
     def __init__(self, fleet: "Fleet", index: int) -> None:
         self.fleet = fleet
         self.worker_id = f"worker-{index}"
-        self.emitter: FaultyEmitter = fleet.emitter(f"pod-{index}", self.worker_id)
-        self.client = Client(fleet, self.emitter)
+        # The first is the fastest of all clocks, so that nothing another delayed has to wait for the true time.
+        self.client = Client(fleet, f"pod-{index}", self.worker_id, skew=(1 if index % 2 else -1) / index)
+        self.clock, self.emitter = self.client.clock, self.client.emitter
+        self.broker, self.backend = self.client.broker, self.client.backend
         self.workflows = WorkflowRuntime(fleet, self.client, self.worker_id)
-        self.heart = Heart(self.worker_id, fleet.namespace, CONCURRENCY, PREFETCH)
+        self.heart = Heart(self.worker_id, fleet.namespace, CONCURRENCY, PREFETCH, self.clock)
         self._isolates = asyncio.Semaphore(CONCURRENCY)
         self._loops: list[asyncio.Task[None]] = []
         self._handling: set[asyncio.Task[None]] = set()
@@ -81,7 +83,7 @@ class Worker:
         for name in (SignalName.WORKER_INIT, SignalName.WORKER_READY):
             await self.emitter.worker(name, queues=QUEUES)
         for queue in QUEUES:
-            await self.fleet.broker.listen(queue)
+            await self.broker.listen(queue)
             self._loops.append(self.fleet.spawn(self._take(queue)))
         self._loops += [self.fleet.spawn(loop) for loop in (self._claim(), self._beat(), self.workflows.poll())]
 
@@ -98,30 +100,40 @@ class Worker:
         await cancel([*self._loops, *self._handling])
         await self.emitter.kill()
         self.fleet.truth.killed_workers.append(self.worker_id)
+        self._cut_off_what_was_on_its_way()
         for run in list(self._runs):
-            self._record(run)
+            self._record(run, cut=True)
             # Acknowledged, and not sent on: Stem forgets such a task. A workflow's runner comes back when the copy of
             # its lease falls due: too late to wait for.
             if run.leaving or run.delivery.envelope["name"] == WORKFLOW_TASK:
                 self.fleet.abandoned(run.delivery.envelope)
 
+    def _cut_off_what_was_on_its_way(self) -> None:
+        """Mark the attempts that ended so short a time ago that their last signals may not have been out."""
+        since_us = epoch_us(self.clock()) - round((self.fleet.faults.shuffle_s + ON_ITS_WAY_SECONDS) * 1e6)
+        attempts = self.fleet.truth.attempts
+        for index, attempt in enumerate(attempts):
+            if attempt.worker == self.worker_id and attempt.ended_us > since_us:
+                heard = (attempt.task_id, attempt.number) in self.emitter.heard
+                attempts[index] = msgspec.structs.replace(attempt, cut=True, heard=heard)
+
     async def _take(self, queue: str) -> None:
         while True:
-            for delivery in await self.fleet.broker.read(queue, self.worker_id, count=PREFETCH, block_s=BLOCK_SECONDS):
+            for delivery in await self.broker.read(queue, self.worker_id, count=PREFETCH, block_s=BLOCK_SECONDS):
                 self._begin(delivery)
 
     async def _claim(self) -> None:
         while True:
             await asyncio.sleep(CLAIM_SECONDS)
             for queue in QUEUES:
-                for delivery in await self.fleet.broker.claim(queue, self.worker_id, idle_s=CLAIM_SECONDS):
+                for delivery in await self.broker.claim(queue, self.worker_id, idle_s=CLAIM_SECONDS):
                     self._begin(delivery)
 
     async def _beat(self) -> None:
-        async for beat in self.heart.beats(self.fleet.broker):
+        async for beat in self.heart.beats(self.broker):
             await self.emitter.heartbeat(queues=QUEUES)
             await self.fleet.redis.publish(self.heart.channel, beat)
-            await self.fleet.backend.heartbeat(self.worker_id, beat)
+            await self.backend.heartbeat(self.worker_id, beat)
 
     def _begin(self, delivery: Delivery) -> None:
         # No limit: Stem's worker starts on every delivery at once, and only the isolates queue.
@@ -135,43 +147,60 @@ class Worker:
         """Let a delivery pass the gates in Stem's order, then execute it."""
         envelope, fleet = delivery.envelope, self.fleet
         kind = KIND.get(envelope["name"])
+        fleet.first_due.setdefault(_key(delivery), epoch_us(due_at(envelope)))
         if kind is None and envelope["name"] != WORKFLOW_TASK:
             self._outcome(delivery, "unregistered")
             fleet.truth.dead_letters.append(envelope["id"])
-            fleet.finished(envelope["id"])
-            await fleet.broker.dead_letter(delivery, "unregistered-task", None)
-        elif kind and not delivery.claimed and fleet.chance.random() < kind.revoke / 2:
-            # Nobody revokes what was cut off: `task-revoked` names neither attempt nor start, so that one for the
-            # second delivery to a worker cannot be told from one for the first.
+            fleet.finished(envelope["id"], succeeded=False)
+            await self.broker.dead_letter(delivery, "unregistered-task", None)
+        elif kind and not self._again(delivery) and fleet.chance.random() < kind.revoke / 2:
+            # Nobody revokes what is delivered again: `task-revoked` names neither attempt nor start, so that one for
+            # the second delivery to a worker cannot be told from one for the first.
             await self._revoke(delivery, "revoked by the demo")
-        elif _expired(envelope["meta"].get("stem.expiresAt")):
+        elif envelope["headers"].get("stem-signature") == FORGED:
+            await self._refuse(delivery)
+        elif self._expired(envelope["meta"].get("stem.expiresAt")):
             self._outcome(delivery, "expired")
             fleet.finished(envelope["id"])
-            await fleet.broker.ack(delivery)
+            await self.broker.ack(delivery)
             error = task_error("TaskExpired", "task expired before it ran")
-            meta = {"worker": self.worker_id, "expiredAt": iso(utc_now()), "stem.expired": True}
-            await fleet.backend.write(envelope, TaskState.CANCELLED, meta, error=error)
+            meta = {"worker": self.worker_id, "expiredAt": iso(self.clock()), "stem.expired": True}
+            await self.backend.write(envelope, TaskState.CANCELLED, meta, error=error)
+        elif delivery.queue in fleet.paused:
+            await self._send_back(delivery, "paused", PAUSED_SECONDS, {"queuePaused": True})
         elif kind and fleet.chance.random() < kind.limited:
-            await fleet.broker.send_back(delivery, LIMIT_SECONDS)
-            meta = {"rateLimited": True, "retryAfterMs": round(LIMIT_SECONDS * 1000)}
-            await fleet.backend.write(envelope, TaskState.RETRIED, meta)
-            self._outcome(delivery, "rate-limited")
+            await self._send_back(delivery, "rate-limited", LIMIT_SECONDS, {"rateLimited": True})
         else:
             await self._execute(delivery, kind)
 
+    def _again(self, delivery: Delivery) -> bool:
+        return delivery.claimed or _key(delivery) in self.fleet.extended
+
+    async def _send_back(self, delivery: Delivery, what: str, seconds: float, meta: dict[str, Any]) -> None:
+        """Let a delivery wait: no attempt, no signal."""
+        await self.broker.send_back(delivery, seconds)
+        meta = {**meta, "retryAfterMs": round(seconds * 1000)}
+        await self.backend.write(delivery.envelope, TaskState.RETRIED, meta)
+        self._outcome(delivery, what)
+
     async def _revoke(self, delivery: Delivery, reason: str) -> None:
-        envelope = delivery.envelope
         run = self._run(delivery)
-        await self.fleet.backend.revoke(self.fleet.namespace, envelope["id"], reason)
-        run.leaving, run.state = True, TaskState.CANCELLED
-        await self.fleet.broker.ack(delivery)
-        await self._store_revoked(run, reason)
-        await run.signals.revoked(reason)
+        await self.backend.revoke(self.fleet.namespace, delivery.envelope["id"], reason)
+        await self._end_revoked(run, reason)
         self._record(run)
 
-    async def _store_revoked(self, run: Run, reason: str) -> None:
-        meta = {"worker": self.worker_id, "revoked": True, "revokedReason": reason, "revokedBy": "demo"}
-        await self.fleet.backend.write(run.delivery.envelope, TaskState.CANCELLED, meta)
+    async def _refuse(self, delivery: Delivery) -> None:
+        """Fail for good what is badly signed: Stem signals only `task-failed`."""
+        run, reason = self._run(delivery), "SignatureVerificationException: signature mismatch"
+        run.leaving, run.state = True, TaskState.FAILED
+        await self.broker.dead_letter(delivery, "signature-invalid", {"error": reason, "keyId": "demo"})
+        self.fleet.truth.dead_letters.append(delivery.envelope["id"])
+        error = task_error("SignatureVerificationException", reason)
+        error["meta"] = {"reason": "mismatch", "keyId": "demo"}
+        meta = {"failedAt": iso(self.clock()), "security": "signature-invalid"}
+        await self._store(run, meta, error=error)
+        await run.signals.failed(reason)
+        self._record(run)
 
     # --- execution -------------------------------------------------------------------------------------------------
 
@@ -185,25 +214,29 @@ class Worker:
             "queue": envelope["queue"],
             "stem.queue": envelope["queue"],
             "worker": self.worker_id,
-            "startedAt": iso(utc_now()),
+            "startedAt": iso(self.clock()),
         }
-        await self.fleet.backend.write(envelope, TaskState.RUNNING, meta)
+        await self.backend.write(envelope, TaskState.RUNNING, meta)
         await signals.prerun()
         self.heart.started(delivery.queue)
         lease = asyncio.create_task(self._hold_lease(delivery))
+        may_retry = envelope["attempt"] < envelope["maxRetries"]
         try:
             async with self._isolates:
                 await self._call(delivery, kind)
+        except RetryRequested as error:
+            if may_retry:
+                await self._retry(run, str(error), "RetryRequested")
+            else:
+                await self._exhaust(run, str(error))
         except TaskFailed as error:
-            if not error.final and envelope["attempt"] < envelope["maxRetries"]:
-                await self._retry(run, str(error))
+            if may_retry and not error.final:
+                await self._retry(run, str(error), _class_of(error))
             else:
                 await self._fail(run, str(error), meta)
         except TaskRevoked as error:
-            run.leaving, run.state = True, TaskState.CANCELLED
-            await self.fleet.broker.ack(delivery)
-            await self._store_revoked(run, str(error))
-            await signals.revoked(str(error))
+            await self.backend.revoke(self.fleet.namespace, envelope["id"], str(error))
+            await self._end_revoked(run, str(error))
         else:
             await self._succeed(run, kind, meta)
         finally:
@@ -214,67 +247,83 @@ class Worker:
 
     async def _call(self, delivery: Delivery, kind: Kind | None) -> None:
         """Be the handler."""
-        chance, envelope = self.fleet.chance, delivery.envelope
         if kind is None:
-            if error := await self.workflows.advance(delivery, chance):
+            if error := await self.workflows.advance(delivery, self.fleet.chance):
                 raise TaskFailed(error, final=False)
-            return
-        await asyncio.sleep(min(chance.lognormvariate(0, 0.5) * kind.run_s, MAX_RUN_SECONDS))
-        if chance.random() < kind.revoke / 2:
-            await self.fleet.backend.revoke(self.fleet.namespace, envelope["id"], "revoked while running")
-            raise TaskRevoked("revoked while running")
-        harder = 1 + 4 * int(envelope["attempt"])  # what failed once is likely to fail again
-        if chance.random() < kind.retry * harder:
-            raise TaskFailed(kind.error, final=False)
-        if chance.random() < kind.fail * harder:
-            raise TaskFailed(kind.error, final=True)
-
-    async def _succeed(self, run: Run, kind: Kind | None, meta: dict[str, str]) -> None:
-        delivery, envelope = run.delivery, run.delivery.envelope
-        run.leaving, run.state = True, TaskState.SUCCEEDED
-        await self.fleet.broker.ack(delivery)
-        meta = {**meta, "completedAt": iso(utc_now())}
-        status = await self.fleet.backend.write(envelope, TaskState.SUCCEEDED, meta, payload={"ok": True})
-        group = envelope["meta"].get("groupId")
-        callback = await self.fleet.backend.add_group_result(group, status) if group else None
-        await run.signals.succeeded()
-        if callback:
-            await self.client.call_back(callback)
-        if kind and kind.then:
-            await self._enqueue_child(delivery, KIND[kind.then])
-
-    async def _enqueue_child(self, delivery: Delivery, kind: Kind) -> None:
-        """`TaskContext.enqueue`. Half of the applications run OpenTelemetry, in producer and worker alike."""
-        inherited = lineage_of(delivery.envelope)
-        child = new_envelope(kind.name, kind.queue, headers=inherited.headers, meta=inherited.meta)
-        await self.client.enqueue(child, traced=trace_of(delivery.envelope) is not None)
-
-    async def _retry(self, run: Run, reason: str) -> None:
-        envelope = run.delivery.envelope
-        run.state = TaskState.RETRIED
-        number, delay = envelope["attempt"], RETRY_SECONDS * 2 ** envelope["attempt"]
-        due = await self.fleet.broker.send_back(run.delivery, delay, attempt=number + 1)
-        meta = {"retryDelayMs": round(delay * 1000)}
-        error = task_error(reason.partition(":")[0], reason, retryable=True, stack=STACK)
-        await self.fleet.backend.write(envelope, TaskState.RETRIED, meta, error=error)
-        await run.signals.retry(reason, due)
-
-    async def _fail(self, run: Run, reason: str, meta: dict[str, str]) -> None:
-        envelope = run.delivery.envelope
-        run.leaving, run.state = True, TaskState.FAILED
-        await self.fleet.broker.dead_letter(run.delivery, "max-retries-exhausted", {"error": reason})
-        self.fleet.truth.dead_letters.append(envelope["id"])
-        failed = {"worker": self.worker_id, "startedAt": meta["startedAt"], "failedAt": iso(utc_now())}
-        error = task_error(reason.partition(":")[0], reason, stack=STACK)
-        status = await self.fleet.backend.write(envelope, TaskState.FAILED, failed, error=error)
-        if group := envelope["meta"].get("groupId"):
-            await self.fleet.backend.add_group_result(group, status)
-        await run.signals.failed(reason, STACK)
+        elif _key(delivery) in self.fleet.extended:
+            await see_that_it_was_done()
+        else:
+            await work(kind, delivery.envelope["attempt"], self.fleet.chance)
 
     async def _hold_lease(self, delivery: Delivery) -> None:
         while True:
             await asyncio.sleep(LEASE_SECONDS / 2)
-            await self.fleet.broker.send_back(delivery, LEASE_SECONDS)
+            self.fleet.extended.add(_key(delivery))
+            await self.broker.send_back(delivery, LEASE_SECONDS)
+
+    async def _enqueue_child(self, delivery: Delivery, kind: Kind) -> None:
+        """`TaskContext.enqueue`. Half of the applications run OpenTelemetry, most of them in their workers, too."""
+        inherited = lineage_of(delivery.envelope)
+        child = new_envelope(*(kind.name, kind.queue), headers=inherited.headers, meta=inherited.meta, now=self.clock())
+        traced = trace_of(delivery.envelope) is not None and self.fleet.chance.random() >= UNTRACED_SHARE
+        await self.client.enqueue(child, traced=traced)
+
+    # --- endings ---------------------------------------------------------------------------------------------------
+
+    async def _succeed(self, run: Run, kind: Kind | None, meta: dict[str, str]) -> None:
+        delivery, envelope = run.delivery, run.delivery.envelope
+        run.leaving, run.state = True, TaskState.SUCCEEDED
+        await self.broker.ack(delivery)
+        status = await self._store(run, {**meta, "completedAt": iso(self.clock())}, payload={"ok": True})
+        group = envelope["meta"].get("groupId")
+        callback = await self.backend.add_group_result(group, status) if group else None
+        await run.signals.succeeded()
+        if callback:
+            await self.client.call_back(callback)
+        if kind and kind.then and self.fleet.chance.random() < kind.follow:
+            await self._enqueue_child(delivery, KIND[kind.then])
+
+    async def _retry(self, run: Run, reason: str, error_type: str) -> None:
+        number = run.delivery.envelope["attempt"]
+        delay = RETRY_SECONDS * 2**number
+        run.state = TaskState.RETRIED
+        run.next_retry = await self.broker.send_back(run.delivery, delay, attempt=number + 1)
+        error = task_error(error_type, reason, retryable=True, stack=STACK)
+        await self._store(run, {"retryDelayMs": round(delay * 1000)}, error=error)
+        await run.signals.retry(reason, run.next_retry)
+
+    async def _fail(self, run: Run, reason: str, meta: dict[str, str]) -> None:
+        envelope = run.delivery.envelope
+        run.leaving, run.state = True, TaskState.FAILED
+        await self.broker.dead_letter(run.delivery, "max-retries-exhausted", {"error": reason})
+        self.fleet.truth.dead_letters.append(envelope["id"])
+        failed = {"worker": self.worker_id, "startedAt": meta["startedAt"], "failedAt": iso(self.clock())}
+        status = await self._store(run, failed, error=task_error(_class_of(reason), reason, stack=STACK))
+        if group := envelope["meta"].get("groupId"):
+            await self.backend.add_group_result(group, status)
+        await run.signals.failed(reason, STACK)
+
+    async def _exhaust(self, run: Run, reason: str) -> None:
+        """End what asked for one retry too many: Stem acknowledges it, and leaves no dead letter."""
+        run.leaving, run.state = True, TaskState.FAILED
+        await self.broker.ack(run.delivery)
+        failed = {"failedAt": iso(self.clock()), "retryExhausted": True}
+        await self._store(run, failed, error=task_error("RetryExhausted", reason, stack=STACK))
+        await run.signals.failed(reason, STACK)
+
+    async def _end_revoked(self, run: Run, reason: str) -> None:
+        run.leaving, run.state = True, TaskState.CANCELLED
+        await self.broker.ack(run.delivery)
+        meta = {"worker": self.worker_id, "revoked": True, "revokedReason": reason, "revokedBy": "demo"}
+        await self._store(run, meta)
+        await run.signals.revoked(reason)
+
+    async def _store(
+        self, run: Run, meta: dict[str, Any], *, payload: Any = None, error: dict[str, Any] | None = None
+    ) -> Status:
+        """Store an attempt's end; a kill on the way leaves nobody who knows whether the record says it."""
+        run.stored, run.stored_at = run.state, self.clock()
+        return await self.backend.write(run.delivery.envelope, TaskState(run.state), meta, payload=payload, error=error)
 
     # --- truth -----------------------------------------------------------------------------------------------------
 
@@ -284,10 +333,10 @@ class Worker:
         return run
 
     def _outcome(self, delivery: Delivery, what: str) -> None:
-        self.fleet.truth.outcomes.append(Outcome(delivery.envelope["id"], what, epoch_us(utc_now())))
+        self.fleet.truth.outcomes.append(Outcome(delivery.envelope["id"], what, epoch_us(self.clock())))
 
-    def _record(self, run: Run) -> None:
-        """Write down what happened to an attempt: cut off, if it began and signalled no end."""
+    def _record(self, run: Run, *, cut: bool = False) -> None:
+        """Write down what happened to an attempt; `cut` off, it may have told nothing of its end, or nothing at all."""
         self._runs.discard(run)
         envelope, signals = run.delivery.envelope, run.signals
         state = run.state if signals.ended_at else LOST
@@ -301,7 +350,14 @@ class Worker:
                 state=state,
                 ready_us=epoch_us(due_at(envelope)),
                 started_us=epoch_us(signals.started_at),
-                ended_us=epoch_us(signals.ended_at),
+                ended_us=epoch_us(signals.ended_at or self.clock()),
+                received_us=epoch_us(signals.received_at),
+                due_us=self.fleet.first_due[_key(run.delivery)],
+                next_retry_us=epoch_us(run.next_retry),
+                cut=cut,
+                heard=not cut or _key(run.delivery) in self.emitter.heard,
+                stored=run.stored,
+                stored_us=epoch_us(run.stored_at),
             )
         )
         if state == TaskState.FAILED:
@@ -309,6 +365,13 @@ class Worker:
         elif state not in {TaskState.RETRIED, LOST}:
             self.fleet.finished(envelope["id"])
 
+    def _expired(self, at: str | None) -> bool:
+        return at is not None and datetime.fromisoformat(at) < self.clock()
 
-def _expired(at: str | None) -> bool:
-    return at is not None and datetime.fromisoformat(at) < utc_now()
+
+def _key(delivery: Delivery) -> tuple[str, int]:
+    return delivery.envelope["id"], delivery.envelope["attempt"]
+
+
+def _class_of(error: object) -> str:
+    return str(error).partition(":")[0]
