@@ -2,12 +2,15 @@
 
 import asyncio
 import json
+import time
+from collections import Counter
 from collections.abc import AsyncIterator
 from datetime import datetime
 
 import pytest
 import redis.asyncio
 
+from agent.correlate import ids
 from agent.demo.fleet.faults import Faults
 from agent.demo.fleet.fleet import Fleet
 from agent.demo.fleet.kinds import QUEUES
@@ -128,6 +131,46 @@ async def workflows_are_completed(store: "redis.asyncio.Redis", truth: Truth) ->
         if run.state == "completed":
             assert await store.zrange(KEYS.workflow_order(run.run_id), 0, -1) == ["reserve", "pay", "ship"]
             assert run.suspensions >= 1
+
+
+async def test_every_process_has_a_clock_of_its_own(url: str, store: "redis.asyncio.Redis") -> None:
+    began = time.time()
+    truth = await live(url, Faults(skew_s=90.0))
+    assert truth.skews == {"worker-1": 90.0, "worker-2": -45.0}
+    for worker, skew in truth.skews.items():
+        own = [attempt.started_us for attempt in truth.attempts if attempt.worker == worker and attempt.started_us]
+        assert own
+        assert all(began < started / 1e6 - skew < time.time() for started in own), "as its own clock told it"
+        beat = json.loads(await store.get(KEYS.heartbeat(worker)))
+        assert abs(datetime.fromisoformat(beat["timestamp"]).timestamp() - skew - time.time()) < 10
+    assert any(0 < attempt.started_us < attempt.ready_us for attempt in truth.attempts), "before they were enqueued"
+
+
+async def test_what_runs_for_long_is_delivered_again(
+    url: str, store: "redis.asyncio.Redis", monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("agent.demo.fleet.worker.LEASE_SECONDS", 0.3)
+    truth = await live(url)
+    deliveries = Counter((attempt.task_id, attempt.number) for attempt in truth.attempts)
+    again = {key for key, count in deliveries.items() if count > 1}
+    assert again, "a lease that was extended left a copy"
+    attempts = [attempt for attempt in truth.attempts if (attempt.task_id, attempt.number) in again]
+    assert len({attempt.started_us for attempt in attempts}) == len(attempts)
+    assert all(attempt.due_us <= attempt.ready_us for attempt in attempts)
+
+
+async def test_children_of_untraced_workers_inherit_their_header(url: str, store: "redis.asyncio.Redis") -> None:
+    truth = await live(url)
+    inherited = [task for task in truth.tasks.values() if task.inherited]
+    assert inherited
+    for task in inherited:
+        assert task.parent_task_id
+        parent = truth.tasks[task.parent_task_id]
+        assert task.trace_id == parent.trace_id
+        if parent.traced:
+            assert task.send_parent == task.inherited == parent.span_id
+        else:
+            assert task.send_parent == ids.span_id("send", parent.task_id).hex()
 
 
 async def test_the_tasks_of_a_killed_worker_are_claimed_by_another(url: str, store: "redis.asyncio.Redis") -> None:
