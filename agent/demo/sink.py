@@ -3,6 +3,7 @@
 import gzip
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
+from operator import add
 from typing import Any
 
 from aiohttp import web
@@ -41,7 +42,8 @@ class Sink:
     """Listens on localhost; `spans`, `logs` and `metrics` hold what came, in the order of arrival.
 
     `resources` maps each kind to the resource attributes seen last; `requests` counts requests by kind, `batches`
-    has the number of items of each request that was accepted. `answer` may refuse.
+    has the number of items of each request that was accepted. `answer` may refuse. Metrics are cumulative; after
+    `next_sender`, what the sender before had counted is added to what the next one says.
     """
 
     def __init__(self) -> None:
@@ -49,6 +51,7 @@ class Sink:
         self.logs: list[Any] = []
         self.metrics: dict[str, Any] = {}
         self.own_metrics: dict[str, Any] = {}
+        self._counted: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         self.resources: dict[str, Values] = {}
         self.scopes: set[tuple[str, str]] = set()
         self.headers: list[dict[str, str]] = []
@@ -81,6 +84,10 @@ class Sink:
         if self._runner:
             await self._runner.cleanup()
             self._runner = None
+
+    def next_sender(self) -> None:
+        """Note that the sender has ended, and another begins to count from zero."""
+        self._counted = (dict(self.metrics), dict(self.own_metrics))
 
     async def _receive(self, request: web.Request, kind: str) -> bytes | web.StreamResponse:
         self.requests[kind] += 1
@@ -127,8 +134,10 @@ class Sink:
             self.resources["own_metrics" if own else "metrics"] = resource
             for scope in entry.scope_metrics:
                 for metric in scope.metrics:
-                    (self.own_metrics if own else self.metrics)[metric.name] = metric
                     count += len(points(metric))
+                    if before := self._counted[own].get(metric.name):
+                        _add(metric, before)
+                    (self.own_metrics if own else self.metrics)[metric.name] = metric
         return self._accept("metrics", count, ExportMetricsServiceResponse())
 
     def _accept(self, kind: str, count: int, response: Any) -> web.Response:
@@ -153,6 +162,27 @@ class Sink:
 def points(metric: Any) -> Any:
     """Return a metric's data points, whatever its kind."""
     return metric.sum.data_points or metric.gauge.data_points or metric.histogram.data_points
+
+
+def _add(metric: Any, before: Any) -> None:
+    """Add to a counter or histogram, point by point, what an earlier sender had counted."""
+    if metric.WhichOneof("data") == "gauge":
+        return
+    known = {_series(point): point for point in points(metric)}
+    for point in points(before):
+        mine = known.get(_series(point))
+        if mine is None:
+            points(metric).add().CopyFrom(point)
+        elif hasattr(mine, "as_int"):
+            mine.as_int += point.as_int
+        else:
+            mine.count += point.count
+            mine.sum += point.sum
+            mine.bucket_counts[:] = map(add, mine.bucket_counts, point.bucket_counts)
+
+
+def _series(point: Any) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((pair.key, str(plain(pair.value))) for pair in point.attributes))
 
 
 def _totals(metric: Any, keys: tuple[str, ...]) -> Counter[tuple[Any, ...]]:

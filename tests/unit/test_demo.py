@@ -8,17 +8,21 @@ from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
+import aiohttp
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from rich.console import Console
 
-from agent.demo.compare import compare
+from agent.demo.compare import Fidelity, Verdict, compare, examine
 from agent.demo.fleet.envelopes import due_at, from_fields, lineage_of, new_envelope, to_fields, uuid7
 from agent.demo.fleet.faults import Faults, FaultyEmitter, parse_faults
 from agent.demo.screen import bar, line, screen
 from agent.demo.sink import Sink
-from agent.demo.truth import AttemptTruth, SignalsTruth, TaskTruth, Truth, Via
+from agent.demo.truth import LOST, AttemptTruth, RunTruth, SignalsTruth, TaskTruth, Truth, Via
 from agent.demo.view import Segment, Snapshot, TaskLine, Trace, View, WorkerLine, quantile
 from agent.emit import Composer, utc_now
 from tests.support import EPOCH, Heard, Story, envelope, nanoseconds
@@ -158,8 +162,8 @@ def test_a_missing_span_differs_but_is_not_wrong() -> None:
     "change",
     [
         lambda span: setattr(span, "trace_id", bytes(16)),
-        lambda span: setattr(span, "start_time_unix_nano", span.start_time_unix_nano + 1000),
-        lambda span: setattr(span, "end_time_unix_nano", span.end_time_unix_nano + 1000),
+        lambda span: setattr(span, "start_time_unix_nano", span.start_time_unix_nano + 3_000_000),
+        lambda span: setattr(span, "end_time_unix_nano", span.end_time_unix_nano + 3_000_000),
         lambda span: next(pair for pair in span.attributes if pair.key == "stem.task.state").value.Clear(),
     ],
 )
@@ -176,7 +180,11 @@ def test_a_span_that_says_something_else_is_wrong(change: Any) -> None:
         ("process", lambda span: span.links.pop(), "attempts succeeded"),
         ("process", lambda span: setattr(span.status, "code", 2), "attempts succeeded"),
         ("process", lambda span: setattr(span, "name", "process other"), "attempts succeeded"),
-        ("wait", lambda span: setattr(span, "start_time_unix_nano", span.start_time_unix_nano - 1000), "wait spans"),
+        (
+            "wait",
+            lambda span: setattr(span, "start_time_unix_nano", span.start_time_unix_nano - 3_000_000),
+            "wait spans",
+        ),
         ("wait", lambda span: setattr(span, "parent_span_id", b"12345678"), "wait spans"),
         ("send", lambda span: setattr(span, "trace_id", bytes(16)), "send spans"),
     ],
@@ -225,10 +233,174 @@ def test_an_attempt_that_never_was_is_wrong() -> None:
 def test_an_incomplete_span_is_no_lie() -> None:
     truth, sink = told()
     span = next(span for span in sink.spans if span.name.startswith("process"))
-    span.attributes.add(key="stem.incomplete").value.bool_value = True
-    span.start_time_unix_nano += 1000
+    does_not_know(span, "start")
+    span.start_time_unix_nano += 3_000_000
     (row,) = (row for row in compare(truth, sink) if row.what == "attempts succeeded")
     assert (row.incomplete, row.wrong, row.exact, row.true) == (1, 0, False, True)
+
+
+@pytest.mark.parametrize(
+    ("missing", "change"),
+    [
+        ("end", lambda span: setattr(span, "start_time_unix_nano", span.start_time_unix_nano + 3_000_000)),
+        ("start", lambda span: setattr(span, "end_time_unix_nano", span.end_time_unix_nano + 3_000_000)),
+        ("start", lambda span: setattr(span, "trace_id", bytes(16))),
+        ("start", lambda span: says(span, "stem.task.state", "failed")),
+    ],
+)
+def test_what_an_incomplete_span_claims_must_be_true(missing: str, change: Any) -> None:
+    truth, sink = told()
+    span = process(sink)
+    does_not_know(span, missing)
+    change(span)
+    assert "attempts succeeded" in wrong(truth, sink)
+
+
+def process(sink: Sink) -> Any:
+    return next(span for span in sink.spans if span.name.startswith("process"))
+
+
+def says(item: Any, key: str, value: str) -> None:
+    for pair in [pair for pair in item.attributes if pair.key == key]:
+        item.attributes.remove(pair)
+    item.attributes.add(key=key).value.string_value = value
+
+
+def does_not_know(span: Any, *missing: str) -> None:
+    span.attributes.add(key="stem.incomplete").value.bool_value = True
+    values = span.attributes.add(key="stem.missing").value.array_value.values
+    for name in missing:
+        values.add(string_value=name)
+
+
+def test_what_was_read_from_a_record_may_be_a_little_early() -> None:
+    truth, sink = told()
+    span = process(sink)
+    span.end_time_unix_nano -= 30_000_000
+    assert "attempts succeeded" in wrong(truth, sink)
+    says(span, "stem.source", "repair")
+    assert "attempts succeeded" not in wrong(truth, sink)
+
+
+def cut_off(*, stored: str = "") -> tuple[Truth, Sink]:
+    """An attempt whose worker was killed, and a sink that tells of it as lost."""
+    truth, sink = told()
+    (attempt,) = truth.attempts
+    fields = {"state": LOST, "cut": True, "stored": stored, "stored_us": attempt.ended_us}
+    truth.attempts = [msgspec.structs.replace(attempt, **fields)]
+    span = process(sink)
+    for key, value in (("state", LOST), ("end_reason", "worker-lost")):
+        says(span, f"stem.task.{key}", value)
+    says(span, "error.type", "worker-lost")
+    span.status.code = 2
+    return truth, sink
+
+
+def test_a_lost_attempt_ends_when_its_worker_was_last_heard() -> None:
+    truth, sink = cut_off()
+    assert "attempts cut off by a kill" not in wrong(truth, sink)
+    process(sink).end_time_unix_nano += 7_000_000_000
+    assert "attempts cut off by a kill" in wrong(truth, sink)
+
+
+@pytest.mark.parametrize(("stored", "right"), [("succeeded", True), ("failed", False), ("", False)])
+def test_a_lost_attempt_may_be_told_as_its_record_has_it(stored: str, right: bool) -> None:
+    truth, sink = cut_off(stored=stored)
+    _, as_recorded = told()
+    sink.spans = as_recorded.spans
+    assert ("attempts cut off by a kill" not in wrong(truth, sink)) is right
+
+
+def test_what_nobody_could_hear_of_is_not_missed() -> None:
+    truth, _ = cut_off()
+    truth.attempts = [msgspec.structs.replace(truth.attempts[0], heard=False)]
+    assert examine(truth, Sink()).fidelity == Fidelity(0, 0, 0, 0, 0, 0)
+
+
+def test_every_attempt_has_one_verdict() -> None:
+    truth, sink = told()
+    assert examine(truth, sink).fidelity == Fidelity(1, 1, 0, 0, 0, 0)
+    record = next(record for record in sink.logs if record.event_name == "stem.task.succeeded")
+    sink.logs.remove(record)
+    compared = examine(truth, sink)
+    assert compared.fidelity == Fidelity(1, 0, 1, 0, 0, 0)
+    assert "no log stem.task.succeeded" in compared.examples[0]
+    sink.spans = []
+    assert examine(truth, sink).fidelity.missing == 1
+    truth.attempts = []
+    assert not examine(truth, sink).fidelity.share(Verdict.MISSING)
+
+
+def test_an_attempt_that_was_not_counted_is_not_exact() -> None:
+    truth, sink = told()
+    del sink.metrics["stem.tasks.succeeded"]
+    assert examine(truth, sink).fidelity == Fidelity(1, 0, 1, 0, 0, 0)
+
+
+def test_a_start_told_by_two_agents_is_no_double_where_one_followed_the_other() -> None:
+    truth, sink = told()
+    sink.logs.append(next(record for record in sink.logs if record.event_name == "stem.task.started"))
+    sink.metrics["stem.tasks.started"].sum.data_points[0].as_int += 1
+    rows = {"logs stem.task.started", "logs of any kind doubled", "counter stem.tasks.started"}
+    assert wrong(truth, sink) == rows
+    truth.agents = 2
+    assert not wrong(truth, sink)
+
+
+def test_a_workflow_run_is_one_span_with_its_suspensions() -> None:
+    truth, sink = told()
+    run = truth.runs["wf"] = RunTruth("wf", "order", "runner", 1_000_000, "completed", 2_000_000, 1, 3)
+    truth.tasks["runner"] = replace_task(truth, "runner", trace_id="ab" * 16, span_id="cd" * 8)
+    assert "workflow spans" in differing(truth, sink)
+    span = Span(name="workflow order", kind=Span.SPAN_KIND_INTERNAL, trace_id=b"\xab" * 16)
+    span.parent_span_id = b"\xcd" * 8
+    span.start_time_unix_nano, span.end_time_unix_nano = run.started_us * 1000, run.ended_us * 1000
+    for name in ("suspended", "resumed"):
+        span.events.add(name=f"stem.workflow.{name}")
+    says(span, "stem.workflow.run_id", "wf")
+    sink.spans.append(span)
+    assert "workflow spans" not in differing(truth, sink)
+    del span.events[0]
+    assert "workflow spans" in wrong(truth, sink)
+
+
+def replace_task(truth: Truth, task_id: str, **changes: Any) -> TaskTruth:
+    (task,) = truth.tasks.values()
+    return msgspec.structs.replace(task, task_id=task_id, **changes)
+
+
+def test_a_scheduled_task_has_a_schedule_span_in_place_of_send() -> None:
+    truth, sink = told()
+    (task_id,) = truth.tasks
+    truth.tasks[task_id] = replace_task(truth, task_id, schedule_id="nightly")
+    assert "send spans" in wrong(truth, sink)
+    next(span for span in sink.spans if span.name.startswith("send")).name = "schedule nightly"
+    assert not wrong(truth, sink)
+    assert not differing(truth, sink) & {"send spans", "schedule spans"}
+
+
+# --- the sink ------------------------------------------------------------------------------------------------------
+
+
+async def test_what_an_earlier_agent_counted_is_added() -> None:
+    _, earlier = told()
+    sink = Sink()
+    await sink.start()
+    try:
+        async with aiohttp.ClientSession() as session:
+            for _ in range(2):
+                request = ExportMetricsServiceRequest()
+                scope = request.resource_metrics.add().scope_metrics.add()
+                scope.metrics.extend(earlier.metrics.values())
+                for _ in range(2):  # cumulative: said twice is counted once
+                    await session.post(f"{sink.url}/v1/metrics", data=request.SerializeToString())
+                sink.next_sender()
+    finally:
+        await sink.stop()
+    for name in ("stem.tasks.succeeded", "stem.task.duration"):
+        assert sink.sums(name).total() == 2
+    (point,) = sink.metrics["stem.task.duration"].histogram.data_points
+    assert sum(point.bucket_counts) == 2
 
 
 # --- what is seen --------------------------------------------------------------------------------------------------

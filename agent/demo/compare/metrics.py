@@ -1,0 +1,140 @@
+"""Counters and histograms: every series against what the attempts come to."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from agent.demo.compare.attempts import TOLERANCE_US, Told
+from agent.demo.compare.logs import END_EVENTS
+from agent.demo.compare.rows import Row, Verdict
+from agent.demo.sink import Sink, attributes, points
+from agent.demo.truth import LOST, Truth, Via
+from agent.stem.catalogue import TaskState
+
+TASK, FINAL, SCHEDULE = ("task", "queue"), ("task", "queue", "outcome"), ("schedule",)
+FINAL_STATES = {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED}
+STARTED, PUBLISHED = "stem.tasks.started", "stem.tasks.published"
+END_COUNTERS = {state: event.replace(".task.", ".tasks.") for state, event in END_EVENTS.items()}
+SUCCESS, FAILURE = "stem.scheduler.dispatch.success", "stem.scheduler.dispatch.failed"
+SUM_TOLERANCE_SECONDS = 1e-6
+"""Per observation: a histogram's sum is of floats."""
+REPAIR_TOLERANCE_SECONDS = 0.05
+DRIFT_TOLERANCE_SECONDS = 1e-3
+"""Stem tells a drift in milliseconds."""
+
+Series = tuple[Any, ...]
+Values = dict[Series, list[float]]
+
+
+def compare_metrics(
+    truth: Truth, sink: Sink, told: Sequence[Told], *, both: Counter[tuple[str, str]]
+) -> tuple[list[Row], int]:
+    """Return the rows, and how many attempts lack nothing but their counts; `both` starts two agents counted."""
+    counts, schedules = _counts(truth, told), _dispatches(truth)
+    rows = [
+        _counter(name, TASK, expected, sink, both if name == STARTED else Counter())
+        for name, expected in counts.items()
+    ]
+    rows += [_counter(name, SCHEDULE, expected, sink, Counter()) for name, expected in schedules.items()]
+    repaired = any(each.seen and each.seen.tolerance_us > TOLERANCE_US for each in told)
+    tolerance = REPAIR_TOLERANCE_SECONDS if repaired else SUM_TOLERANCE_SECONDS
+    rows += [_histogram(name, keys, values, sink, tolerance) for name, keys, values in _values(told)]
+    drifts: Values = {}
+    for each in truth.dispatches:
+        if each.task_id:
+            drifts.setdefault((each.entry_id,), []).append(abs(each.executed_us - each.scheduled_us) / 1e6)
+    rows.append(_histogram("stem.scheduler.drift", SCHEDULE, drifts, sink, DRIFT_TOLERANCE_SECONDS))
+    return rows, _uncounted(told, counts, sink)
+
+
+def _counts(truth: Truth, told: Sequence[Told]) -> dict[str, Counter[Series]]:
+    counts: dict[str, Counter[Series]] = {name: Counter() for name in (PUBLISHED, STARTED, *END_COUNTERS.values())}
+    for task in truth.tasks.values():
+        if task.via is Via.STEM:
+            counts[PUBLISHED][task.name, task.queue] += 1
+    for each in told:
+        if each.attempt.started_us:
+            counts[STARTED][each.series] += 1
+        if each.state:
+            counts[END_COUNTERS[each.state]][each.series] += 1
+    return counts
+
+
+def _dispatches(truth: Truth) -> dict[str, Counter[Series]]:
+    counts: dict[str, Counter[Series]] = {SUCCESS: Counter(), FAILURE: Counter()}
+    for dispatch in truth.dispatches:
+        counts[SUCCESS if dispatch.task_id else FAILURE][(dispatch.entry_id,)] += 1
+    return counts
+
+
+def _values(told: Sequence[Told]) -> list[tuple[str, tuple[str, ...], Values]]:
+    """Return what histograms of tasks are to have observed, in seconds."""
+    durations: Values = {}
+    latencies: Values = {}
+    delays: Values = {}
+    totals: Values = {}
+    for each in told:
+        attempt, state = each.attempt, each.state
+        if state is None:
+            continue
+        if attempt.started_us:
+            ready_us = attempt.ready_us if each.wait_us is None else each.wait_us
+            latencies.setdefault(each.series, []).append(max(attempt.started_us - ready_us, 0) / 1e6)
+            if state != LOST:
+                durations.setdefault(each.series, []).append((each.end_us - attempt.started_us) / 1e6)
+        if state == TaskState.RETRIED and attempt.next_retry_us:
+            delays.setdefault(each.series, []).append((attempt.next_retry_us - each.end_us) / 1e6)
+        if state in FINAL_STATES:
+            total_s = max(each.end_us - each.task.enqueued_us, 0) / 1e6
+            totals.setdefault((*each.series, str(state)), []).append(total_s)
+    return [
+        ("stem.task.duration", TASK, durations),
+        ("stem.queue.latency", TASK, latencies),
+        ("stem.task.retry.delay", TASK, delays),
+        ("stem.task.total_duration", FINAL, totals),
+    ]
+
+
+def _counter(
+    name: str, keys: tuple[str, ...], expected: Counter[Series], sink: Sink, tolerated: Counter[tuple[str, str]]
+) -> Row:
+    """Compare a counter, series by series; a few too many may be `tolerated`."""
+    received = sink.sums(name, *keys)
+    excess = {series: count - expected[series] for series, count in received.items() if count > expected[series]}
+    allowed = {series: min(count, tolerated[series]) for series, count in excess.items()}
+    notes = tuple(f"{series} {excess[series]} too many" for series in excess if excess[series] > allowed[series])
+    wrong = sum(excess.values()) - sum(allowed.values())
+    return Row(
+        *(f"counter {name}", expected.total(), received.total() - sum(allowed.values())), wrong=wrong, notes=notes
+    )
+
+
+def _histogram(name: str, keys: tuple[str, ...], expected: Values, sink: Sink, tolerance: float) -> Row:
+    """Compare a histogram's counts, and where they are complete its sums."""
+    counts: Counter[Series] = Counter()
+    sums: dict[Series, float] = {}
+    metric = sink.metrics.get(name)
+    for point in points(metric) if metric else ():
+        found = attributes(point.attributes)
+        series = tuple(found.get(key) for key in keys)
+        counts[series] += point.count
+        sums[series] = sums.get(series, 0.0) + point.sum
+    notes = []
+    for series, count in counts.items():
+        values = expected.get(series, [])
+        if count > len(values):
+            notes.append(f"{series} {count} observations, not {len(values)}")
+        elif count == len(values) and abs(sums[series] - sum(values)) > tolerance * max(count, 1):
+            notes.append(f"{series} sum {sums[series]:.6f} s, not {sum(values):.6f} s")
+    total = sum(map(len, expected.values()))
+    return Row(f"histogram {name}", total, counts.total(), wrong=len(notes), notes=tuple(notes))
+
+
+def _uncounted(told: Sequence[Told], counts: dict[str, Counter[Series]], sink: Sink) -> int:
+    """Return how many attempts, exactly told otherwise, are not counted: what the inexact ones do not explain."""
+    inexact = Counter(each.series for each in told if each.verdict is not Verdict.EXACT)
+    starts = counts[STARTED] - Counter(sink.sums(STARTED, *TASK))
+    ends: Counter[Series] = Counter()
+    for name in END_COUNTERS.values():
+        ends += counts[name] - Counter(sink.sums(name, *TASK))
+    return ((starts | ends) - Counter(inexact)).total()

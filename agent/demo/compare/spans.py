@@ -1,0 +1,148 @@
+"""Spans, kind by kind: attempts by state, waits, the roots of traces whose publisher made none, workflow runs."""
+
+from collections import Counter
+from collections.abc import Iterator, Sequence
+
+from opentelemetry.proto.trace.v1.trace_pb2 import Span
+
+from agent.correlate import ids
+from agent.demo.compare.attempts import AttemptKey, Matched, Seen, Told, parents
+from agent.demo.compare.rows import Row, Verdict
+from agent.demo.sink import Sink, attributes
+from agent.demo.truth import LOST, RunTruth, Truth
+
+SUSPENDED, RESUMED = "stem.workflow.suspended", "stem.workflow.resumed"
+
+
+def attempt_rows(matched: Matched) -> Iterator[Row]:
+    """Return a row for each state in which attempts ended, and one for spans that are nobody's."""
+    by_state: dict[str, list[Told]] = {}
+    for told in matched.told:
+        if told.counts:
+            by_state.setdefault(told.attempt.state, []).append(told)
+    for state, attempts in sorted(by_state.items()):
+        what = "attempts cut off by a kill" if state == LOST else f"attempts {state}"
+        verdicts = Counter(told.verdict for told in attempts)
+        received = len(attempts) - verdicts[Verdict.MISSING]
+        yield Row(what, len(attempts), received, verdicts[Verdict.INCOMPLETE], verdicts[Verdict.WRONG])
+    count = len(matched.invented)
+    yield Row("attempts invented or doubled", 0, count, wrong=count)
+
+
+def compare_spans(truth: Truth, sink: Sink, told: Sequence[Told]) -> Iterator[Row]:
+    """Compare what there is beside the attempts: each once, in its trace, under its parent, with its times."""
+    several_agents = truth.agents > 1
+    yield _waits(sink, told, several_agents=several_agents)
+    yield from _roots(sink, told, several_agents=several_agents)
+    yield _workflows(truth, sink)
+
+
+def _seen(sink: Sink, role: str) -> list[Seen]:
+    return [Seen(span, attributes(span.attributes)) for span in sink.named(role)]
+
+
+def _waits(sink: Sink, told: Sequence[Told], *, several_agents: bool) -> Row:
+    """Compare `wait` spans: one for every attempt that started, from when it could have to when it did."""
+    left: dict[AttemptKey, list[Seen]] = {}
+    waits = _seen(sink, "wait")
+    for seen in waits:
+        left.setdefault(seen.key, []).append(seen)
+    expected, notes = 0, []
+    for each in told:
+        if not each.attempt.started_us or (each.seen is None and each.attempt.cut):
+            continue
+        expected += 1
+        near = [seen for seen in left.get(each.key, []) if seen.near(seen.end_us, each.attempt.started_us)]
+        if not near:
+            continue
+        seen = near[0]
+        left[each.key].remove(seen)
+        each.wait_us = seen.start_us
+        if differs := list(_wrong_wait(each, seen, several_agents=several_agents)):
+            notes.append(f"{seen.describe()}: {'; '.join(differs)}")
+    invented = [seen.describe() for spans in left.values() for seen in spans]
+    return Row("wait spans", expected, len(waits), wrong=len(notes) + len(invented), notes=(*notes, *invented))
+
+
+def _wrong_wait(told: Told, seen: Seen, *, several_agents: bool) -> Iterator[str]:
+    attempt = told.attempt
+    ready = {min(ready_us, attempt.started_us) for ready_us in (attempt.ready_us, attempt.due_us or attempt.ready_us)}
+    # What ends within the tolerance may be clamped to an end that is off by as much.
+    if not any(seen.near(seen.start_us, ready_us) for ready_us in ready):
+        yield f"start off by {(seen.start_us - max(ready)) / 1000:.3f} ms"
+    if seen.span.trace_id.hex() != told.task.trace_id:
+        yield f"not in trace {told.task.trace_id}"
+    if seen.span.parent_span_id not in parents(told.task, several_agents=several_agents):
+        yield f"under {seen.span.parent_span_id.hex()}"
+
+
+def _roots(sink: Sink, told: Sequence[Told], *, several_agents: bool) -> Iterator[Row]:
+    """Compare `send` and `schedule` spans: one for every task that was attempted, and whose publisher made none."""
+    expected = {
+        told.task.task_id: told.task
+        for told in told
+        if not told.task.traced and told.attempt.number == 0 and (told.seen or not told.attempt.cut)
+    }
+    attempted = {each.task.task_id: each.task for each in told if not each.task.traced}
+    for role in ("send", "schedule"):
+        spans, notes, known = _seen(sink, role), [], set()
+        wanted = {task_id for task_id, task in expected.items() if task.root_span_name.startswith(f"{role} ")}
+        doubled = 0
+        for seen in spans:
+            task, span = attempted.get(task_id := seen.key[0]), seen.span
+            if task_id in known:
+                doubled += 1
+            elif (
+                task is None
+                or span.name != task.root_span_name
+                or span.kind != Span.SPAN_KIND_PRODUCER
+                or span.span_id != ids.span_id("send", task_id)
+                or span.trace_id.hex() != task.trace_id
+                or span.parent_span_id.hex() != task.send_parent
+                or not seen.start_us == seen.end_us == task.enqueued_us
+            ):
+                notes.append(f"{seen.describe()} is not as {task}")
+            known.add(task_id)
+        if several_agents:
+            yield Row(f"{role} spans told by a second agent, too", doubled, doubled)
+        wrong = len(notes) + (0 if several_agents else doubled)
+        received = len(known) + (0 if several_agents else doubled)
+        yield Row(f"{role} spans", len(wanted | known & set(attempted)), received, wrong=wrong, notes=tuple(notes))
+
+
+def _workflows(truth: Truth, sink: Sink) -> Row:
+    """Compare `workflow` spans: one for every run that was completed, with its suspensions and resumptions."""
+    runs = {run.run_id: run for run in truth.runs.values() if run.state == "completed"}
+    spans, expected, incomplete, notes = _seen(sink, "workflow"), len(runs), 0, []
+    for seen in spans:
+        run = runs.pop(seen.found.get("stem.workflow.run_id", ""), None)
+        if run is None:
+            notes.append(f"{seen.describe()} is doubled or invented")
+        elif differs := list(_wrong_run(truth, run, seen)):
+            notes.append(f"{seen.describe()}: {'; '.join(differs)}")
+        else:
+            incomplete += seen.incomplete
+    return Row("workflow spans", expected, len(spans), incomplete, len(notes), tuple(notes))
+
+
+def _wrong_run(truth: Truth, run: RunTruth, seen: Seen) -> Iterator[str]:
+    runner, span = truth.tasks.get(run.task_id), seen.span
+    traced = runner is not None and runner.traced
+    trace_id = runner.trace_id if runner else run.run_id.replace("-", "")
+    parent = runner.span_id if runner and traced else ""
+    if "start" not in seen.missing and not seen.near(seen.start_us, run.started_us):
+        yield f"start off by {(seen.start_us - run.started_us) / 1000:.3f} ms"
+    if "end" not in seen.missing and not seen.near(seen.end_us, run.ended_us):
+        yield f"end off by {(seen.end_us - run.ended_us) / 1000:.3f} ms"
+    if span.name != f"workflow {run.workflow}" or span.kind != Span.SPAN_KIND_INTERNAL:
+        yield f"kind {span.kind}"
+    place = (span.trace_id.hex(), span.parent_span_id.hex())
+    if not seen.missing & {"start", "enqueued"} and place != (trace_id, parent):
+        yield f"trace and parent {place}, not {(trace_id, parent)}"
+    events = Counter(event.name for event in span.events)
+    lossy = truth.signals.lost or truth.killed_workers or truth.agents > 1
+    least = 0 if lossy else run.suspensions
+    # Stem says `resumed` before every step, too: an agent may tell of all of them, or of those after a suspension.
+    for name, most in ((SUSPENDED, run.suspensions), (RESUMED, run.resumptions)):
+        if not least <= events[name] <= most:
+            yield f"{events[name]} events {name}, not {least} to {most}"
