@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench soak picture clean
+.PHONY: help demo test check format bench soak fidelity picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -36,12 +36,14 @@ check: $(VENV)/.dev ## ruff, mypy strict, import layers, generated tables
 	$(BIN)/lint-imports
 	$(BIN)/python -m agent.options --check
 	$(BIN)/python -m tests.benchmarks.report --check
+	$(BIN)/python -m tests.fidelity.report --check
 
 format: $(VENV)/.dev ## let ruff format and mend what it can; write generated tables
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python -m agent.options --write
 	$(BIN)/python -m tests.benchmarks.report --write
+	$(BIN)/python -m tests.fidelity.report --write
 
 bench: $(VENV)/.dev ## CPU per signal and memory, beside two yardsticks, in about 2 minutes; ARGS="--write" keeps them
 	@$(BIN)/python -m tests.benchmarks.bench $(ARGS)
@@ -49,7 +51,10 @@ bench: $(VENV)/.dev ## CPU per signal and memory, beside two yardsticks, in abou
 soak: $(VENV)/.dev ## 10 minutes at a steady rate: growth of memory, and loss; ARGS="--rate 2000 --minutes 30"
 	@$(BIN)/python -m tests.benchmarks.soak $(ARGS)
 
-picture: $(VENV)/.dev ## rewrite the README's picture, .github/demo.svg, from a real run on a real terminal
+fidelity: $(VENV)/.dev ## how true everything told is while things go wrong, in about 5 minutes; ARGS="--scenario skew"
+	@$(BIN)/python -m tests.fidelity.run $(ARGS)
+
+picture: $(VENV)/.dev ## the README's picture, from a real run on a real terminal
 	@$(BIN)/python -m tests.picture
 
 clean: ## forget the environment and the caches

@@ -11,7 +11,6 @@ Nothing is asserted: machines differ. `--write` keeps the figures in `results.js
 import argparse
 import asyncio
 import contextlib
-import json
 import platform
 import statistics
 import sys
@@ -28,6 +27,7 @@ from agent.demo.process import Process, spawn
 from agent.demo.valkey import embedded_valkey
 from tests.benchmarks import report
 from tests.benchmarks.signals import SIGNALS_PER_TASK, SPANS_PER_TASK, Story, Told, publish
+from tests.generated import write_results
 
 AGENT, PLAIN, LEAST = "agent", "plain_sdk", "least_work"
 CANDIDATES = (AGENT, PLAIN, LEAST)
@@ -205,11 +205,10 @@ def main() -> None:
     options = parser.parse_args()
     result = asyncio.run(measure(options.tasks, options.rounds, options.idle))
     print(report.table(result))
-    text = json.dumps(result, indent=2) + "\n"
-    for path in filter(None, (options.json, report.RESULTS if options.write else None)):
-        path.write_text(text, encoding="utf-8")
+    if options.json:
+        write_results(options.json, result)
     if options.write:
-        report.update_readme()
+        report.keep_results(result)
 
 
 if __name__ == "__main__":

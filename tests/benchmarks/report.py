@@ -1,11 +1,10 @@
 """The bench's figures as a table: `python -m tests.benchmarks.report [--check|--write]` keeps the README's in step."""
 
-import json
 import sys
 from pathlib import Path
 from typing import Any
 
-from agent.options import keep
+from tests.generated import keep_table, write_results
 
 RESULTS = Path(__file__).with_name("results.json")
 
@@ -39,9 +38,10 @@ def table(result: dict[str, Any]) -> str:
     )
 
 
-def update_readme(*arguments: str) -> None:
-    keep("bench", table(json.loads(RESULTS.read_text(encoding="utf-8"))), arguments or ("--write",))
+def keep_results(result: dict[str, Any]) -> None:
+    write_results(RESULTS, result)
+    keep_table("bench", RESULTS, table, ("--write",))
 
 
 if __name__ == "__main__":
-    update_readme(*sys.argv[1:])
+    keep_table("bench", RESULTS, table, sys.argv[1:])
