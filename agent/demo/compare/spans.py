@@ -9,7 +9,7 @@ from agent.correlate import ids
 from agent.demo.compare.attempts import AttemptKey, Matched, Seen, Told, parents
 from agent.demo.compare.rows import Row, Verdict
 from agent.demo.sink import Sink, attributes
-from agent.demo.truth import LOST, RunTruth, Truth
+from agent.demo.truth import LOST, RunTruth, TaskTruth, Truth
 
 SUSPENDED, RESUMED = "stem.workflow.suspended", "stem.workflow.resumed"
 
@@ -67,7 +67,6 @@ def _waits(sink: Sink, told: Sequence[Told], *, several_agents: bool) -> Row:
 def _wrong_wait(told: Told, seen: Seen, *, several_agents: bool) -> Iterator[str]:
     attempt = told.attempt
     ready = {min(ready_us, attempt.started_us) for ready_us in (attempt.ready_us, attempt.due_us or attempt.ready_us)}
-    # What ends within the tolerance may be clamped to an end that is off by as much.
     if not any(seen.near(seen.start_us, ready_us) for ready_us in ready):
         yield f"start off by {(seen.start_us - max(ready)) / 1000:.3f} ms"
     if seen.span.trace_id.hex() != told.task.trace_id:
@@ -79,9 +78,9 @@ def _wrong_wait(told: Told, seen: Seen, *, several_agents: bool) -> Iterator[str
 def _roots(sink: Sink, told: Sequence[Told], *, several_agents: bool) -> Iterator[Row]:
     """Compare `send` and `schedule` spans: one for every task that was attempted, and whose publisher made none."""
     expected = {
-        told.task.task_id: told.task
-        for told in told
-        if not told.task.traced and told.attempt.number == 0 and (told.seen or not told.attempt.cut)
+        each.task.task_id: each.task
+        for each in told
+        if not each.task.traced and each.attempt.number == 0 and (each.seen or not each.attempt.cut)
     }
     attempted = {each.task.task_id: each.task for each in told if not each.task.traced}
     for role in ("send", "schedule"):
@@ -89,18 +88,10 @@ def _roots(sink: Sink, told: Sequence[Told], *, several_agents: bool) -> Iterato
         wanted = {task_id for task_id, task in expected.items() if task.root_span_name.startswith(f"{role} ")}
         doubled = 0
         for seen in spans:
-            task, span = attempted.get(task_id := seen.key[0]), seen.span
+            task = attempted.get(task_id := seen.key[0])
             if task_id in known:
                 doubled += 1
-            elif (
-                task is None
-                or span.name != task.root_span_name
-                or span.kind != Span.SPAN_KIND_PRODUCER
-                or span.span_id != ids.span_id("send", task_id)
-                or span.trace_id.hex() != task.trace_id
-                or span.parent_span_id.hex() != task.send_parent
-                or not seen.start_us == seen.end_us == task.enqueued_us
-            ):
+            elif task is None or not _right_root(task, seen):
                 notes.append(f"{seen.describe()} is not as {task}")
             known.add(task_id)
         if several_agents:
@@ -108,6 +99,18 @@ def _roots(sink: Sink, told: Sequence[Told], *, several_agents: bool) -> Iterato
         wrong = len(notes) + (0 if several_agents else doubled)
         received = len(known) + (0 if several_agents else doubled)
         yield Row(f"{role} spans", len(wanted | known & set(attempted)), received, wrong=wrong, notes=tuple(notes))
+
+
+def _right_root(task: TaskTruth, seen: Seen) -> bool:
+    span = seen.span
+    return (
+        span.name == task.root_span_name
+        and span.kind == Span.SPAN_KIND_PRODUCER
+        and span.span_id == ids.span_id("send", task.task_id)
+        and span.trace_id.hex() == task.trace_id
+        and span.parent_span_id.hex() == task.send_parent
+        and seen.start_us == seen.end_us == task.enqueued_us
+    )
 
 
 def _workflows(truth: Truth, sink: Sink) -> Row:
