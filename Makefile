@@ -54,7 +54,7 @@ soak: $(VENV)/.dev ## 10 minutes at a steady rate: growth of memory, and loss; A
 fidelity: $(VENV)/.dev ## how true everything told is while things go wrong, in about 5 minutes; ARGS="--scenario skew"
 	@$(BIN)/python -m tests.fidelity.run $(ARGS)
 
-picture: $(VENV)/.dev ## the README's picture, from a real run on a real terminal
+picture: $(VENV)/.dev ## rewrite the README's picture, .github/demo.svg, from a real run on a real terminal
 	@$(BIN)/python -m tests.picture
 
 clean: ## forget the environment and the caches

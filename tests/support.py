@@ -14,7 +14,8 @@ from agent.correlate.config import CorrelateConfig
 from agent.correlate.correlator import Correlator
 from agent.demo.sink import attributes, points
 from agent.emit import AttemptSignals, Composer, Emitter, iso
-from agent.stem.wire import Signal, decode_signal
+from agent.stem.status import TaskStatus
+from agent.stem.wire import Fact, Signal, decode_signal
 
 UTC_ZONE = ZoneInfo("UTC")
 EPOCH = datetime(2026, 4, 23, 10, 0, 0, 123456, tzinfo=UTC)
@@ -128,9 +129,21 @@ class Heard:
 
     config: CorrelateConfig = field(default_factory=CorrelateConfig)
     now_ns: int = nanoseconds(EPOCH)
+    with_repair: bool = False
 
     def __post_init__(self) -> None:
-        self.correlator = Correlator(self.config, self.now_ns)
+        self.correlator = Correlator(self.config, self.now_ns, with_repair=self.with_repair)
+
+    def fact(self, fact: Fact) -> "Heard":
+        self.correlator.handle(fact, UTC_ZONE, self.now_ns)
+        return self
+
+    def answer(self, *records: TaskStatus) -> "Heard":
+        """Answer what is wanted; tasks without a record among these have none."""
+        known = {record.id: record for record in records}
+        wanted = self.correlator.repairs.take(1000)
+        self.correlator.answered({task_id: known.get(task_id) for task_id in wanted}, self.now_ns)
+        return self
 
     def hear(self, payloads: Sequence[bytes], *, zone: ZoneInfo = UTC_ZONE) -> "Heard":
         for signal in signals_of(payloads):
@@ -156,7 +169,7 @@ class Heard:
         return found[0]
 
     def metrics(self) -> dict[str, Any]:
-        self.correlator.workers.collect(self.now_ns)
+        self.correlator.collect(self.now_ns)
         found = [Metric.FromString(item) for item in self.correlator.recorder.metrics.collect(self.now_ns)[0]]
         return {metric.name: metric for metric in found}
 
@@ -164,8 +177,9 @@ class Heard:
         """Every counter's total, and every histogram's count."""
         totals: dict[str, float] = {}
         for name, metric in self.metrics().items():
-            for point in points(metric):
-                value = point.count if metric.WhichOneof("data") == "histogram" else point.as_int or point.as_double
+            kind = metric.WhichOneof("data")
+            for point in points(metric) if kind != "gauge" else ():
+                value = point.count if kind == "histogram" else point.as_int or point.as_double
                 totals[name] = totals.get(name, 0) + value
         return totals
 

@@ -145,7 +145,8 @@ def _report(console: Console, result: "Result") -> None:
         mark = "ok" if row.exact else "DIFFERS"
         if result.plot.faults.any and row.true and not row.exact:
             mark = "missing" if row.received < row.expected else "ok"
-        table.add_row(row.what, str(row.expected), str(row.received), str(row.incomplete), str(row.wrong), mark)
+        what = row.what.removeprefix("counter ").removeprefix("histogram ")  # a metric's name says it
+        table.add_row(what, str(row.expected), str(row.received), str(row.incomplete), str(row.wrong), mark)
     console.print(table)
     for text in _summary(result):
         console.print(text, highlight=False, soft_wrap=True)

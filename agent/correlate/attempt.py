@@ -1,29 +1,39 @@
 """One attempt's facts, and rules to merge them that do not depend on the order of arrival."""
 
-from enum import Enum
+from enum import StrEnum
 from typing import NamedTuple
+
+from msgspec import Struct
 
 from agent.correlate import ids
 from agent.correlate.origin import Origin
+from agent.correlate.process import Process
 from agent.stem.catalogue import SignalName, TaskState
 
 Key = tuple[str, ...]
-"""(task id, attempt, worker id), and the start in nanoseconds for a further delivery of the same attempt."""
+"""(task id, attempt, worker id), and for a further delivery of the same attempt to the same worker what tells it."""
 
 
-def process_id(key: Key) -> bytes:
-    """Return the span id of an attempt; it also stands for the attempt once that is settled."""
-    return ids.span_id("process", *key)
-
-
-class EndKind(Enum):
-    """How an attempt can end, as a signal says it. Value: `stem.task.state`."""
+class EndKind(StrEnum):
+    """How an attempt can end. Value: the verb in the names of its log event and counter."""
 
     SUCCEEDED = "succeeded"
     FAILED = "failed"
-    REVOKED = "cancelled"
+    REVOKED = "revoked"
+    EXPIRED = "expired"
     RETRIED = "retried"
+    LOST = "lost"
 
+    @property
+    def state(self) -> str:
+        """`stem.task.state`: Stem's own word, where it has one."""
+        return "cancelled" if self in {EndKind.REVOKED, EndKind.EXPIRED} else self.value
+
+
+ERRORS = frozenset({EndKind.FAILED, EndKind.RETRIED, EndKind.LOST})
+"""Ends that make a span's status Error."""
+FINAL = frozenset({EndKind.SUCCEEDED, EndKind.FAILED, EndKind.REVOKED, EndKind.EXPIRED})
+"""Ends after which the task goes on no further."""
 
 END_SIGNALS: dict[str, EndKind] = {
     SignalName.TASK_SUCCEEDED: EndKind.SUCCEEDED,
@@ -31,141 +41,180 @@ END_SIGNALS: dict[str, EndKind] = {
     SignalName.TASK_RETRY: EndKind.RETRIED,
     SignalName.TASK_REVOKED: EndKind.REVOKED,
 }
-_BY_STATE: dict[str, EndKind] = {
+BY_STATE: dict[str, EndKind] = {
     TaskState.SUCCEEDED: EndKind.SUCCEEDED,
     TaskState.FAILED: EndKind.FAILED,
     TaskState.RETRIED: EndKind.RETRIED,
     TaskState.CANCELLED: EndKind.REVOKED,
 }
 # When two endings contradict each other and no postrun decides. Stem's own SignalMiddleware sends `task-failed` for
-# errors that are then retried, so a retry outranks a failure; a success said beside anything else is the least likely.
-_RANK = (EndKind.RETRIED, EndKind.REVOKED, EndKind.FAILED, EndKind.SUCCEEDED)
+# errors that are then retried, so a retry outranks a failure; a success said beside anything else is the least likely,
+# and what we concluded ourselves gives way to whatever anybody said.
+_RANK = (EndKind.RETRIED, EndKind.REVOKED, EndKind.EXPIRED, EndKind.FAILED, EndKind.SUCCEEDED, EndKind.LOST)
 
 
 class Ending(NamedTuple):
-    """An ending with its time and details; comparable, so that of two reports the same one always wins."""
+    """An ending with its time and details; comparable, so that of two reports the same one always wins.
+
+    `reason` is `stem.task.end_reason` where the kind of ending alone does not tell it.
+    """
 
     time_ns: int
     error: str = ""
     stack: str = ""
     next_retry_ns: int = 0
+    error_type: str = ""
+    reason: str = ""
 
 
 class Retry(NamedTuple):
-    """A retry that was heard: which worker ran the attempt before, and when the next was due (0: unknown)."""
+    """A retry that was heard: the span of the attempt before, and when the next was due (0: unknown)."""
 
-    worker: str
+    span_id: bytes
     next_retry_ns: int
 
 
 class Outcome(NamedTuple):
-    """The end that was decided on. `kind` is None when only the time is known."""
+    """The end that was decided on. `kind` is None when only the time is known; `told`: somebody said so."""
 
     kind: EndKind | None
     ending: Ending
-    from_signal: bool
+    told: bool
 
 
-class Attempt:
-    """Everything known about one attempt; times are Unix nanoseconds, 0 when unknown."""
+class Mark:
+    """Bits: what has been done with an attempt, or is known of it. No IntFlag: its `&` costs a microsecond a signal."""
 
-    __slots__ = (
-        "ending",
-        "endings",
-        "finished_ns",
-        "finished_state",
-        "key",
-        "log_frame",
-        "namespace",
-        "number",
-        "numbered",
-        "opened_ns",
-        "origin",
-        "postrun_ending",
-        "previous",
-        "queue",
-        "received_ns",
-        "settled",
-        "span_id",
-        "started_ns",
-        "task",
-        "task_id",
-        "told",
-        "worker",
-    )
+    RECEIVED_TOLD = 1
+    STARTED_TOLD = 2
+    STARTED_COUNTED = 4
+    NUMBERED = 8  # a bridge repeats the start in every later signal, so from a bridge no start means: it never started
+    ENDING = 16  # its settlement is due
+    SETTLED = 32
+    ASKED = 64  # the result record of its task is being read
+    REPAIRED = 128  # some of its facts come from there
+    OVER = 256  # a later attempt of the same task exists, so this one has ended somehow
+    ABANDONED = 512  # its process is gone
+    REPORTED = 1024  # as running for long
+    START_READ = 2048  # its start comes from the record, which is a few milliseconds off
 
-    def __init__(self, key: Key, number: int, namespace: str, now_ns: int) -> None:
-        self.key = key
-        self.task_id = key[0]
-        self.number = number
-        self.worker = key[2]
-        self.namespace = namespace
-        self.task = ""
-        self.queue = ""
-        self.origin: Origin | None = None
-        self.opened_ns = now_ns
-        self.received_ns = 0
-        self.started_ns = 0
-        self.endings: dict[EndKind, Ending] = {}
-        self.finished_ns = 0
-        self.finished_state: str | None = None
-        self.postrun_ending: Ending | None = None
-        self.ending = False
-        self.previous: Retry | None = None
-        # A bridge repeats the start in every later signal, so from a bridge no start means: it never started.
-        self.numbered = False
-        self.told = 0
-        self.settled = False
-        self.span_id = process_id(key)
-        self.log_frame: tuple[bytes, bytes] | None = None  # attributes and context that all its log records share
 
-    def end(self, kind: EndKind, ending: Ending) -> None:
-        """Merge an ending signal; of two reports of the same ending the earlier one holds."""
-        known = self.endings.get(kind)
-        if known is None or ending < known:
-            self.endings[kind] = ending
+TOLD = Mark.RECEIVED_TOLD | Mark.STARTED_TOLD | Mark.STARTED_COUNTED
 
-    def finish(self, time_ns: int, state: str | None, ending: Ending | None) -> None:
-        """Merge `task-postrun`: its time, the state it names, and the ending it repeats."""
-        if not self.finished_ns or time_ns < self.finished_ns:
-            self.finished_ns = time_ns
-            self.finished_state = state
-            self.postrun_ending = ending
+
+class Ends(Struct, gc=False):
+    """What is known of an attempt's end; `over_ns` is when it was over at the latest, if nothing tells how it ended."""
+
+    kinds: dict[EndKind, Ending] = {}
+    over_ns: int = 0
+    finished_ns: int = 0
+    finished_state: str | None = None
+    postrun: Ending | None = None
+
+
+class Attempt(Struct, gc=False):
+    """Everything known about one attempt; times are Unix nanoseconds, 0 when unknown.
+
+    A hundred thousand may be open at once, so it is small: `end` comes with the first fact about it, and other
+    deliveries of the same task hang from it as `sibling`s.
+    """
+
+    task_id: str
+    number: int
+    worker: str
+    process: Process
+    opened_ns: int
+    delivery: str = ""
+    task: str = ""
+    queue: str = ""
+    origin: Origin | None = None
+    received_ns: int = 0
+    started_ns: int = 0
+    end: Ends | None = None
+    previous: Retry | None = None
+    marks: int = 0
+    sibling: "Attempt | None" = None
 
     @property
-    def has_end(self) -> bool:
-        """Whether any fact says that the attempt is over."""
-        return bool(self.endings or self.finished_ns)
+    def key(self) -> Key:
+        """Its identity."""
+        own = (self.task_id, str(self.number), self.worker)
+        return (*own, self.delivery) if self.delivery else own
+
+    @property
+    def span_id(self) -> bytes:
+        """The id of its `process` span, which also stands for it once it is settled."""
+        return ids.span_id("process", *self.key)
+
+    @property
+    def start_mark(self) -> int:
+        """Its start, by which another delivery is told; negative where it is only about right."""
+        return -self.started_ns if self.marks & Mark.START_READ else self.started_ns
+
+    @property
+    def namespace(self) -> str:
+        """The worker namespace."""
+        return self.process.namespace
+
+    def ends(self, kind: EndKind, ending: Ending) -> None:
+        """Merge an ending; of two reports of the same kind the earlier one holds."""
+        kinds = self._end().kinds
+        known = kinds.get(kind)
+        if known is None or ending < known:
+            kinds[kind] = ending
+
+    def finishes(self, time_ns: int, state: str | None, ending: Ending | None) -> None:
+        """Merge `task-postrun`: its time, the state it names, and the ending it repeats."""
+        end = self._end()
+        if not end.finished_ns or time_ns < end.finished_ns:
+            end.finished_ns, end.finished_state, end.postrun = time_ns, state, ending
+
+    def _end(self) -> Ends:
+        if self.end is None:
+            self.end = Ends()
+        return self.end
 
     @property
     def complete(self) -> bool:
         """Whether start, end and postrun are known: nothing that would change the telemetry is still expected."""
-        if not (self.started_ns and self.endings and self.finished_ns):
+        end = self.end
+        if end is None or not (self.started_ns and end.kinds and end.finished_ns):
             return False
-        said = _BY_STATE.get(self.finished_state or "")
-        return said is None or said in self.endings
+        said = BY_STATE.get(end.finished_state or "")
+        return said is None or said in end.kinds
 
     def outcome(self) -> Outcome:
-        """Decide how the attempt ended; call it only when `has_end`.
+        """Decide how the attempt ended; call it only when it has an `end`.
 
         `task-postrun` comes last and names the state, so it decides; the ending signal of that state has the details.
         """
-        said = _BY_STATE.get(self.finished_state or "")
-        if said in self.endings:
-            return Outcome(said, self.endings[said], from_signal=True)
-        if said is not None or not self.endings:
-            return Outcome(said, self.postrun_ending or Ending(self.finished_ns), from_signal=False)
-        kind = next(kind for kind in _RANK if kind in self.endings)
-        return Outcome(kind, self.endings[kind], from_signal=True)
+        end = self._end()
+        said = BY_STATE.get(end.finished_state or "")
+        if said in end.kinds:
+            return Outcome(said, end.kinds[said], told=True)
+        if said is not None or not end.kinds:
+            return Outcome(said, end.postrun or Ending(end.finished_ns or end.over_ns), told=end.postrun is not None)
+        kind = next(kind for kind in _RANK if kind in end.kinds)
+        return Outcome(kind, end.kinds[kind], told=True)
+
+    @property
+    def end_known(self) -> bool:
+        """Whether somebody said how and when the attempt ended."""
+        if self.end is None:
+            return False
+        kind, _, told = self.outcome()
+        return told and kind is not None
 
     @property
     def missing_start(self) -> bool:
         """Whether the attempt must have started, but nothing says when."""
         if self.started_ns:
             return False
-        if self.finished_ns or EndKind.SUCCEEDED in self.endings or EndKind.RETRIED in self.endings:
+        end = self.end
+        if end and (end.finished_ns or EndKind.SUCCEEDED in end.kinds or EndKind.RETRIED in end.kinds):
             return True  # only what ran can succeed, ask for a retry, or reach postrun
-        return not self.numbered
+        # What is received runs next; and what is neither was revoked, expired or refused before.
+        return bool(self.received_ns) or not self.marks & Mark.NUMBERED
 
 
 def ready_time(attempt: Attempt, origin: Origin) -> tuple[int, bool]:

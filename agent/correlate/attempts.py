@@ -2,146 +2,248 @@
 
 from collections import deque
 from collections.abc import Iterator
-from typing import TypeVar
+from typing import Any
 
 from agent.core.clock import NANOSECONDS
 from agent.correlate import ids
-from agent.correlate.attempt import Attempt, Key, Retry, process_id
-
-K = TypeVar("K")
-V = TypeVar("V")
+from agent.correlate.attempt import TOLD, Attempt, Mark, Retry
+from agent.correlate.process import Process
 
 MEMORIES_PER_TASK = 4
 """A task leaves up to four marks: two publishes, its root span, and the attempt."""
 
-MAX_PROBED = 64
-"""Attempt numbers tried for a fact that does not name its own."""
+REPEAT_NS = NANOSECONDS // 2
+"""Stem's own SignalMiddleware sends a second `task-prerun` within moments. A bridge tells of each signal to which start
+it belongs; from others, and beside a start that was read from a record, this is how far apart two deliveries start."""
+
+
+Buried = tuple[int, int, Process | None]
+"""What stays of a settled attempt: when to forget it, its start, and the process that told of it."""
 
 
 class AttemptTable:
     """Open attempts in the order of their opening, tombstones of settled ones, and the retries between them.
 
-    `settle`, `settled_ttl` and `task_ttl` are seconds. Open attempts above `max_tasks` leave through `surplus`; the
-    memory of retries is bounded by the same number, that of what was told by `MEMORIES_PER_TASK` times as many.
+    `settle`, `patience` (for an answer from the result records), `settled_ttl` and `task_ttl` are seconds. Open
+    attempts above `max_tasks` leave through `surplus`; the memory of retries is bounded by the same number, that of
+    what was told by `MEMORIES_PER_TASK` times as many.
     """
 
-    def __init__(self, *, settle: float, settled_ttl: float, task_ttl: float, max_tasks: int) -> None:
+    def __init__(self, *, settle: float, patience: float, settled_ttl: float, task_ttl: float, max_tasks: int) -> None:
         self._settle_ns = int(settle * NANOSECONDS)
+        self._patience_ns = int(patience * NANOSECONDS)
         self._settled_ttl_ns = int(settled_ttl * NANOSECONDS)
         self._task_ttl_ns = int(task_ttl * NANOSECONDS)
         self._max = max_tasks
-        self._open: dict[Key, Attempt] = {}
+        self._count = 0
+        self._open: dict[str, Attempt] = {}  # the first of each task's; the others hang from it
         self._due: deque[tuple[int, Attempt]] = deque()
-        # All in the order of expiry, because each has one time to live: key -> (forget at, ...).
+        self._deferred: deque[tuple[int, Attempt]] = deque()
+        # All in the order of expiry, because each has one time to live: digest -> (forget at, ...).
         # There are many tombstones: 8 bytes of digest instead of the key halve what each costs.
-        self._buried: dict[bytes, tuple[int, int]] = {}
-        self._evicted: dict[Key, tuple[int, int]] = {}
-        self._retries: dict[tuple[str, int], tuple[int, Retry]] = {}
+        self._buried: dict[bytes, Buried] = {}
+        self._told: dict[bytes, tuple[int, int]] = {}  # of evicted and lost attempts, whose end may still come
+        self._retries: dict[bytes, tuple[int, Retry]] = {}
+        self._followed: dict[bytes, tuple[int, Retry]] = {}
 
     def __len__(self) -> int:
-        return len(self._open)
+        return self._count
 
     def __iter__(self) -> Iterator[Attempt]:
-        return iter(list(self._open.values()))
+        for head in list(self._open.values()):
+            yield from _chain(head)
 
-    def find(self, key: Key, started_ns: int, *, starts: bool, namespace: str, now_ns: int) -> Attempt | None:
+    def of(self, task_id: str) -> list[Attempt]:
+        """Return the open attempts of a task."""
+        return list(_chain(self._open.get(task_id)))
+
+    # --- finding ---------------------------------------------------------------------------------------------------
+
+    def find(
+        self,
+        task_id: str,
+        number: int,
+        worker: str,
+        process: Process,
+        *,
+        started_ns: int,
+        never_started_ns: int,
+        now_ns: int,
+    ) -> Attempt | None:
         """Return the attempt that a fact belongs to, opening it if it is new; None if it is settled.
 
-        A start (0: not told) that differs from the known one is another delivery of the same attempt to the same
-        worker. But while the attempt is open, a second prerun (`starts`) is taken for a repeat, because Stem's own
-        SignalMiddleware sends one; another delivery then shows by the start that its later signals repeat.
+        Another delivery of the same attempt to the same worker is told by its process, by a start (0: not told) that
+        differs from the known one, or by never having started at all (`never_started_ns`, its end, else 0) where the
+        known one did.
         """
-        number = int(key[1])
-        attempt = self._open.get(key)
-        known_ns = attempt.started_ns if attempt else self._buried.get(process_id(key), (0, 0))[1]
-        if started_ns and known_ns and started_ns != known_ns and not (attempt and starts):
-            key = (*key, str(started_ns))
-            attempt = self._open.get(key)
-        if attempt is None and process_id(key) not in self._buried:
-            attempt = self._open[key] = Attempt(key, number, namespace, now_ns)
-            attempt.told = self._evicted.pop(key, (0, 0))[1]
-            if number:
-                self.recall(attempt)
+        attempt = first = self._open.get(task_id)
+        while attempt and not (attempt.number == number and attempt.worker == worker and not attempt.delivery):
+            attempt = attempt.sibling
+        if attempt:
+            another = _another(attempt.start_mark, attempt.process, process, started_ns, never_started_ns)
+        elif buried := self._buried.get(ids.span_id("process", task_id, str(number), worker)):
+            another = _another(buried[1], buried[2], process, started_ns, never_started_ns)
+        else:
+            return self._add(first, Attempt(task_id, number, worker, process, now_ns))
+        if not another:
+            return attempt
+        if not (mark := started_ns or never_started_ns):
+            return None  # received, and nothing that would name it yet: its later signals repeat that
+        return self._find_further(first, Attempt(task_id, number, worker, process, now_ns, delivery=str(mark)))
+
+    def _find_further(self, first: Attempt | None, further: Attempt) -> Attempt | None:
+        for attempt in _chain(first):
+            if attempt.delivery and attempt.number == further.number and attempt.worker == further.worker:
+                same_process = attempt.process is further.process
+                if same_process and not _apart(int(attempt.delivery), int(further.delivery), attempt.process):
+                    return attempt
+        return None if further.span_id in self._buried else self._add(first, further)
+
+    def _add(self, first: Attempt | None, attempt: Attempt) -> Attempt:
+        if first is None:
+            self._open[attempt.task_id] = attempt
+        else:
+            attempt.sibling, first.sibling = first.sibling, attempt
+        self._count += 1
+        if self._told:
+            attempt.marks |= self._told.pop(attempt.span_id, (0, 0))[1]
+        if attempt.number:
+            self.recall(attempt)
         return attempt
 
-    def probe(self, task_id: str, worker: str) -> int | None:
+    def latest(self, task_id: str, worker: str) -> int | None:
         """Return the number of the latest open attempt of a task on a worker, for facts that do not tell it."""
-        numbers = (n for n in reversed(range(MAX_PROBED)) if (task_id, str(n), worker) in self._open)
-        return next(numbers, None)
+        return max((a.number for a in _chain(self._open.get(task_id)) if a.worker == worker), default=None)
+
+    # --- time ------------------------------------------------------------------------------------------------------
 
     def ending(self, attempt: Attempt, now_ns: int) -> None:
         """Note the first fact that says an attempt is over: it will be due."""
-        if not attempt.ending:
-            attempt.ending = True
+        if not attempt.marks & Mark.ENDING:
+            attempt.marks |= Mark.ENDING
             self._due.append((now_ns + self._settle_ns, attempt))
 
+    def defer(self, attempt: Attempt, now_ns: int) -> None:
+        """Let an attempt wait for an answer; it is due again when patience is over."""
+        self._deferred.append((now_ns + self._patience_ns, attempt))
+
     def due(self, now_ns: int) -> Iterator[Attempt]:
-        """Yield attempts whose time for stragglers is over; settle each before asking for the next."""
-        while self._due and (self._due[0][0] <= now_ns or self._due[0][1].settled):
-            attempt = self._due.popleft()[1]
-            if not attempt.settled:
-                yield attempt
+        """Yield attempts whose time for stragglers is over; settle or defer each before asking for the next."""
+        for line in (self._due, self._deferred):
+            while line and (line[0][0] <= now_ns or line[0][1].marks & Mark.SETTLED):
+                attempt = line.popleft()[1]
+                if not attempt.marks & Mark.SETTLED:
+                    yield attempt
 
     def surplus(self, now_ns: int) -> Iterator[tuple[Attempt, str]]:
         """Yield the open attempts that are too many or too old, with the reason; remove each before the next."""
         while self._open:
             oldest = next(iter(self._open.values()))
-            if len(self._open) > self._max:
+            if self._count > self._max:
                 yield oldest, "max_tasks"
             elif now_ns - oldest.opened_ns >= self._task_ttl_ns:
                 yield oldest, "task_ttl"
             else:
                 return
 
+    # --- leaving ---------------------------------------------------------------------------------------------------
+
     def evict(self, attempt: Attempt, now_ns: int) -> None:
         """Drop an open attempt; should its end still come, what was told of its start is not told again."""
         self._remove(attempt)
-        self._evicted[attempt.key] = (now_ns + self._task_ttl_ns, attempt.told)
+        self._told[attempt.span_id] = (now_ns + self._task_ttl_ns, attempt.marks & TOLD)
+
+    def bury(self, attempt: Attempt, span_id: bytes, now_ns: int, *, may_return: bool) -> None:
+        """Close an attempt and leave a tombstone, so that what comes late is recognised.
+
+        One that `may_return` was given up, not heard to end: should it end after all, its start is not told again.
+        """
+        if may_return:
+            self._told[span_id] = (now_ns + self._task_ttl_ns, attempt.marks & TOLD)
+        self._remove(attempt)
+        process = attempt.process if attempt.process.boot else None
+        self._buried[span_id] = (now_ns + self._settled_ttl_ns, attempt.start_mark, process)
+        if attempt.number and (retry := self._retries.pop(_retry(attempt.task_id, attempt.number - 1), None)):
+            # Its work is done, but for a second delivery of the attempt, which is about to come or never will.
+            self._followed[_retry(attempt.task_id, attempt.number - 1)] = (now_ns + self._settled_ttl_ns, retry[1])
 
     def _remove(self, attempt: Attempt) -> None:
-        attempt.settled = True
-        del self._open[attempt.key]
+        attempt.marks |= Mark.SETTLED
+        self._count -= 1
+        head: Attempt | None = self._open[attempt.task_id]
+        if head is attempt:
+            if attempt.sibling is None:
+                del self._open[attempt.task_id]
+            else:
+                self._open[attempt.task_id] = attempt.sibling
+            return
+        while head and head.sibling is not attempt:
+            head = head.sibling
+        if head:
+            head.sibling = attempt.sibling
 
-    def bury(self, attempt: Attempt, now_ns: int) -> None:
-        """Close an attempt and leave a tombstone, so that what comes late is recognised."""
-        self._remove(attempt)
-        self._buried[attempt.span_id] = (now_ns + self._settled_ttl_ns, attempt.started_ns)
-        if attempt.number:
-            self._retries.pop((attempt.task_id, attempt.number - 1), None)
+    # --- memory ----------------------------------------------------------------------------------------------------
 
-    def once(self, key: Key, now_ns: int) -> bool:
+    def once(self, key: tuple[str, ...], now_ns: int) -> bool:
         """Return whether `key` is new; it is remembered as long as a settled attempt is."""
         mark = ids.span_id(*key)
         if mark in self._buried:
             return False
-        self._buried[mark] = (now_ns + self._settled_ttl_ns, 0)
+        self._buried[mark] = (now_ns + self._settled_ttl_ns, 0, None)
         return True
 
     def retried(self, attempt: Attempt, next_retry_ns: int, now_ns: int) -> None:
         """Remember that an attempt ended in a retry, for the one that follows; 0 where its time was not told."""
-        if not next_retry_ns and (attempt.task_id, attempt.number) in self._retries:
-            return
-        self._retries[attempt.task_id, attempt.number] = (
-            now_ns + self._task_ttl_ns,
-            Retry(attempt.worker, next_retry_ns),
-        )
+        mark = _retry(attempt.task_id, attempt.number)
+        if next_retry_ns or mark not in self._retries:
+            self._retries[mark] = (now_ns + self._task_ttl_ns, Retry(attempt.span_id, next_retry_ns))
 
     def recall(self, attempt: Attempt) -> bool:
         """Tell an attempt about the one before it, if that was heard to retry; return whether it knows."""
         if attempt.previous is None:
-            remembered = self._retries.get((attempt.task_id, attempt.number - 1))
+            mark = _retry(attempt.task_id, attempt.number - 1)
+            remembered = self._retries.get(mark) or self._followed.get(mark)
             attempt.previous = remembered[1] if remembered else None
         return attempt.previous is not None
 
     def forget(self, now_ns: int) -> None:
         """Drop expired tombstones and retries."""
         _expire(self._buried, now_ns, MEMORIES_PER_TASK * self._max)
-        _expire(self._evicted, now_ns, self._max)
+        _expire(self._told, now_ns, self._max)
         _expire(self._retries, now_ns, self._max)
+        _expire(self._followed, now_ns, self._max)
 
 
-def _expire(memory: dict[K, tuple[int, V]], now_ns: int, most: int) -> None:
-    """Delete from the front what expired or is too much; the order of insertion is the order of expiry."""
+def _another(
+    known_start_ns: int, known: Process | None, process: Process, started_ns: int, never_started_ns: int
+) -> bool:
+    """Whether a fact is about another delivery than the known one."""
+    if known and process.boot and known.boot and known is not process:
+        return True
+    if started_ns and known_start_ns:
+        return _apart(known_start_ns, started_ns, process)
+    return bool(never_started_ns and known_start_ns)
+
+
+def _apart(known_start_ns: int, started_ns: int, process: Process) -> bool:
+    """Whether two starts are those of two deliveries; a negative one is only about right."""
+    exact = process.boot and known_start_ns > 0
+    return abs(started_ns - abs(known_start_ns)) >= (1 if exact else REPEAT_NS)
+
+
+def _retry(task_id: str, number: int) -> bytes:
+    return ids.span_id("retry", task_id, str(number))
+
+
+def _chain(attempt: Attempt | None) -> Iterator[Attempt]:
+    while attempt is not None:
+        following = attempt.sibling
+        yield attempt
+        attempt = following
+
+
+def _expire(memory: dict[bytes, Any], now_ns: int, most: int) -> None:
+    """Delete from the front what expired (its first value) or is too much: who came first expires first."""
     while memory:
         key = next(iter(memory))
         if memory[key][0] > now_ns and len(memory) <= most:

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from agent.correlate.results_config import ResultsConfig
 from agent.settings.model import Config
 from agent.settings.types import Duration, Flag
 
@@ -14,6 +15,19 @@ class LogsConfig(Config):
     min_severity: Literal["TRACE", "DEBUG", "INFO", "WARN", "ERROR", "off"] = Field(
         "INFO", description="records below this severity are not made; `off`: none at all"
     )
+
+
+class KeepConfig(Config):
+    """Which attempts become spans; metrics count all of them."""
+
+    ratio: float = Field(
+        1.0, ge=0, le=1, description="share of the traces kept by their id; below 1 the other rules keep more"
+    )
+    failed: Flag = Field(default=True, description="keep attempts that failed, were retried or lost, and what followed")
+    slow: float = Field(
+        0.99, ge=0, lt=1, description="keep runs above this quantile of their own task's run times; 0: no such rule"
+    )
+    rare: Duration = Field(60.0, ge=0, description="keep one attempt of each task in such a time; 0: no such rule")
 
 
 class CorrelateConfig(Config):
@@ -37,12 +51,23 @@ class CorrelateConfig(Config):
         default=True,
         description="make no spans for traces that the producer's sampler rejected (metrics and logs stay)",
     )
+    results: ResultsConfig = Field(
+        default_factory=ResultsConfig, description="result records, from which lost signals are repaired"
+    )
+    keep: KeepConfig = Field(default_factory=KeepConfig, description="which attempts become spans")
     logs: LogsConfig = Field(default_factory=LogsConfig, description="log records made from signals")
+    report_after: Duration = Field(
+        0.0, ge=0, description="write a log record about attempts that run for longer; 0: never"
+    )
     metrics_interval: Duration = Field(10.0, gt=0, description="how often metrics are exported")
     per_worker: Flag = Field(default=False, description="add the attribute `worker` to task metrics")
     cardinality_limit: int = Field(
         2000, ge=2, description="series per metric; what comes above goes to one with `otel.metric.overflow`"
     )
     series_ttl: Duration = Field(3600.0, gt=0, description="a series that nothing touches for this long ends")
-    heartbeat_timeout: Duration = Field(30.0, gt=0, description="a worker silent for this long is no longer up")
+    heartbeat_timeout: Duration = Field(
+        30.0,
+        gt=0,
+        description="a worker silent for this long (three heartbeats) is lost, and its open attempts with it",
+    )
     worker_ttl: Duration = Field(600.0, gt=0, description="a worker silent for this long is forgotten")

@@ -1,23 +1,30 @@
 """The shell around the correlator: ends the signals pipeline, begins traces, metrics and logs."""
 
 import asyncio
+import contextlib
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
 from typing import ClassVar
 
+from agent.core.backoff import Backoff
 from agent.core.clock import Clock
 from agent.core.tasks import cancel
 from agent.correlate.config import CorrelateConfig
-from agent.correlate.correlator import CLOCK_ADJUSTED, EVICTED, LATE, UNATTRIBUTED, Correlator
+from agent.correlate.correlator import Correlator
+from agent.correlate.results import ResultReader
+from agent.correlate.tasks import CLOCK_ADJUSTED, EVICTED, LATE, REPAIRS, UNATTRIBUTED
 from agent.otlp.batch import Batch, Consumer, Kind
 from agent.otlp.resource import Resource
 from agent.stem.wire import Fact
 from agent.telemetry.events import Event, Telemetry
 
 TICK_SECONDS = 0.25
-_LABELS = {LATE: "event", UNATTRIBUTED: "event", EVICTED: "reason"}
+_MAX_REPAIR_BACKOFF_SECONDS = 5.0
+_COMPARE_CLOCKS_SECONDS = 60.0
+_REPAIR_SHARE = 0.2  # of the deadline of a stop: delivering the rest needs more
+_LABELS = {LATE: "event", UNATTRIBUTED: "event", EVICTED: "reason", REPAIRS: "result"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +80,15 @@ class CorrelateConnector:
         self._resource = resource
         self._telemetry = telemetry
         self._clock = clock
-        self._correlator = Correlator(config, clock())
+        results = config.results
+        self._reader = ResultReader(results, identity, telemetry) if results.enabled else None
+        self._correlator = Correlator(config, clock(), with_repair=self._reader is not None)
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
         telemetry.gauge(
-            "stem_agent.correlate.open_attempts", lambda: float(len(self._correlator.attempts)), connector=identity
+            "stem_agent.correlate.open_attempts",
+            lambda: float(len(self._correlator.tasks.attempts)),
+            connector=identity,
         )
 
     def consume_facts(self, facts: Sequence[Fact], zone: tzinfo) -> None:
@@ -98,16 +109,67 @@ class CorrelateConnector:
             asyncio.create_task(self._tick(), name=f"{self._id}: tick"),
             asyncio.create_task(self._collect(), name=f"{self._id}: metrics"),
         ]
+        if self._reader:
+            self._tasks += [
+                asyncio.create_task(self._repair(self._reader), name=f"{self._id}: repair"),
+                asyncio.create_task(self._compare_clocks(self._reader), name=f"{self._id}: clock"),
+            ]
 
-    async def stop(self, timeout: float) -> None:  # noqa: ARG002, ASYNC109 - nothing here waits; see Component
-        """Settle what can be settled, hand on everything including a last snapshot of the metrics."""
+    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - see Component
+        """Settle what can be settled, hand on everything including a last snapshot of the metrics.
+
+        What signals were lost of is asked for once more, for a share of the time.
+        """
         tasks, self._tasks = self._tasks, []
         await cancel(tasks)
         if not self._stopped:
             self._stopped = True
+            if self._reader:
+                await self._ask_once_more(self._reader, timeout * _REPAIR_SHARE)
             self._guarded(lambda: self._correlator.close(self._clock()))
             self._guarded(self._hand_on)
             self._guarded(self._hand_on_metrics)
+        if self._reader:
+            await self._reader.close()
+
+    async def _repair(self, reader: ResultReader) -> None:
+        backoff = Backoff(TICK_SECONDS, _MAX_REPAIR_BACKOFF_SECONDS)
+        while True:
+            answered = await self._ask(reader)
+            if answered:
+                backoff.reset()
+            await asyncio.sleep(TICK_SECONDS if answered else backoff.next())
+
+    async def _ask(self, reader: ResultReader) -> bool:
+        """Read the records that are wanted most; return False if they could not be read."""
+        wanted = self._correlator.repairs.take(self._config.results.batch)
+        if not wanted:
+            return True
+        try:
+            records = await reader.read(wanted)
+        except asyncio.CancelledError:
+            self._correlator.unanswered(wanted)
+            raise
+        if records is None:
+            self._correlator.unanswered(wanted)
+            return False
+        self._guarded(lambda: self._correlator.answered(records, self._clock()))
+        self._guarded(self._hand_on)
+        return True
+
+    async def _ask_once_more(self, reader: ResultReader, seconds: float) -> None:
+        self._guarded(self._correlator.ask_at_last)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                while len(self._correlator.repairs) and await self._ask(reader):
+                    pass
+
+    async def _compare_clocks(self, reader: ResultReader) -> None:
+        while True:
+            offset_ns = await reader.clock_offset_ns(self._clock)
+            if offset_ns is not None:
+                self._correlator.workers.redis_offset_ns = offset_ns
+            await asyncio.sleep(_COMPARE_CLOCKS_SECONDS)
 
     async def _tick(self) -> None:
         while True:
@@ -141,7 +203,7 @@ class CorrelateConnector:
 
     def _hand_on_metrics(self) -> None:
         now_ns = self._clock()
-        self._correlator.workers.collect(now_ns)
+        self._correlator.collect(now_ns)
         metrics, points = self._correlator.recorder.metrics.collect(now_ns)
         if points:
             self._send(Kind.METRICS, metrics, points)

@@ -1,206 +1,144 @@
-"""The state machine: facts in, decisions out. Pure; time is an argument."""
+"""Facts in, telemetry out: hands each fact to who is concerned. Pure; time is an argument."""
 
-from collections import Counter
-from collections.abc import Callable
-from datetime import datetime, tzinfo
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping
+from datetime import tzinfo
 
-from agent.correlate.attempt import END_SIGNALS, Attempt, Ending, EndKind, ready_time
-from agent.correlate.attempts import AttemptTable
+from agent.core.clock import NANOSECONDS
+from agent.correlate.attempt import END_SIGNALS
 from agent.correlate.config import CorrelateConfig
-from agent.correlate.origin import Origin, read_origin, unknown_origin
-from agent.correlate.recorder import Publish, Recorder
-from agent.correlate.spans import Settled
+from agent.correlate.control import log_command
+from agent.correlate.process import Life, Process, Processes
+from agent.correlate.recorder import Recorder
+from agent.correlate.repair import RepairQueue
+from agent.correlate.schedules import Schedules
+from agent.correlate.tasks import EVICTED, LATE, Counters, Tasks
 from agent.correlate.workers import LIFECYCLE, Workers
-from agent.stem.catalogue import SIGNAL_NAMES, SignalName, TaskState
+from agent.correlate.workflows import Workflows
+from agent.stem.catalogue import SIGNAL_NAMES, SignalName
+from agent.stem.status import TaskStatus
 from agent.stem.timestamps import epoch_ns
-from agent.stem.wire import Envelope, Fact, Gap, Heartbeat, Signal, decode_envelope
+from agent.stem.wire import Fact, Gap, Heartbeat, Outage, Signal
 
-LATE = "stem_agent.signals.late"
-EVICTED = "stem_agent.correlate.evicted"
-CLOCK_ADJUSTED = "stem_agent.correlate.clock_adjusted"
-UNATTRIBUTED = "stem_agent.signals.unattributed"
-
-Handler = Callable[[Signal, int, tzinfo, int], None]
+Handler = Callable[[Signal, Process, int, int], None]
 
 
 class Correlator:
-    """Facts in through `handle`, time through `tick`; the recorder collects what they make.
+    """Facts in through `handle`, time through `tick`, records through `answered`; the recorder collects what they make.
 
-    `counters` counts what is worth telling about correlation itself, by (name, label): late and unattributed facts,
-    evictions, clock corrections.
+    `repairs` holds the tasks whose result records are wanted; without `with_repair` nothing is asked.
     """
 
-    def __init__(self, config: CorrelateConfig, now_ns: int) -> None:
+    def __init__(self, config: CorrelateConfig, now_ns: int, *, with_repair: bool = False) -> None:
+        self.counters: Counters = Counter()
         self.recorder = Recorder(config, now_ns)
+        self.repairs = RepairQueue(config.max_tasks)
         self.workers = Workers(
             self.recorder.log, self.recorder.metrics, timeout=config.heartbeat_timeout, ttl=config.worker_ttl
         )
-        self.counters: Counter[tuple[str, str]] = Counter()
-        self.attempts = AttemptTable(
-            settle=config.settle,
-            settled_ttl=config.settled_ttl,
-            task_ttl=config.task_ttl,
-            max_tasks=config.max_tasks,
-        )
+        self._processes = Processes(timeout=config.heartbeat_timeout, ttl=config.worker_ttl)
+        self._leaving: deque[tuple[int, Process, str]] = deque()
+        self._settle_ns = int(config.settle * NANOSECONDS)
+        self.workflows = Workflows(config, self.recorder)
+        self.tasks = Tasks(config, self.recorder, self.counters, self.workflows, self.repairs if with_repair else None)
+        self._schedules = Schedules(self.recorder)
+        self._zone = self.tasks.zone
         self._handlers: dict[str, Handler] = {
-            SignalName.BEFORE_TASK_PUBLISH: self._publish,
-            SignalName.AFTER_TASK_PUBLISH: self._publish,
-            SignalName.TASK_RECEIVED: self._task,
-            SignalName.TASK_PRERUN: self._task,
-            SignalName.TASK_POSTRUN: self._task,
-            **dict.fromkeys(END_SIGNALS, self._task),
+            **dict.fromkeys((SignalName.BEFORE_TASK_PUBLISH, SignalName.AFTER_TASK_PUBLISH), self.tasks.publish),
+            **dict.fromkeys(
+                (SignalName.TASK_RECEIVED, SignalName.TASK_PRERUN, SignalName.TASK_POSTRUN, *END_SIGNALS),
+                self.tasks.heard,
+            ),
             SignalName.WORKER_HEARTBEAT: self._worker_heartbeat,
             **dict.fromkeys(LIFECYCLE, self._worker_lifecycle),
+            **{name: self._other for name in SIGNAL_NAMES if name.startswith(("workflow-", "schedule-", "control-"))},
         }
 
     def handle(self, fact: Fact, zone: tzinfo, now_ns: int) -> None:
         """Merge one fact; its times without an offset are in `zone`."""
+        self._zone = self.tasks.zone = zone
         if isinstance(fact, Signal):
+            time_ns = epoch_ns(fact.occurred_at, zone)
+            process = self._processes.heard(fact, time_ns, now_ns)
+            if process.life is Life.LOST:
+                self._processes.returned(process)
             if handler := self._handlers.get(fact.event_name):
-                handler(fact, epoch_ns(fact.occurred_at, zone), zone, now_ns)
-            elif fact.event_name not in SIGNAL_NAMES:
-                self.recorder.unknown(fact, epoch_ns(fact.occurred_at, zone), now_ns)
+                handler(fact, process, time_ns, now_ns)
+            else:
+                self.recorder.unknown(fact, time_ns, now_ns)
         elif isinstance(fact, Heartbeat):
-            self._heartbeat(fact, zone, now_ns)
+            self._heartbeat(fact, now_ns)
         elif isinstance(fact, Gap):
             self.recorder.gap(fact, now_ns)
+            self.tasks.suspect(self._processes.of(fact.namespace, fact.emitter))
+        else:
+            self._outage(fact, now_ns)
+
+    def answered(self, records: Mapping[str, TaskStatus | None], now_ns: int) -> None:
+        """Take the records that were wanted."""
+        self.tasks.answered(records, now_ns)
+
+    def unanswered(self, task_ids: Iterable[str]) -> None:
+        """Take note that the records could not be read now."""
+        self.repairs.put_back(task_id for task_id in task_ids if self.tasks.attempts.of(task_id))
 
     def tick(self, now_ns: int) -> None:
-        """Settle what is due, forget what may be forgotten."""
-        for attempt in self.attempts.due(now_ns):
-            self._settle(attempt, now_ns)
-        for attempt, reason in self.attempts.surplus(now_ns):
-            self._evict(attempt, reason, now_ns)
-        self.attempts.forget(now_ns)
+        """Judge who is silent, settle what is due, forget what may be forgotten."""
+        for process, why in self._processes.lost(now_ns):
+            if why and process.worker:
+                self.workers.replaced(process, why, now_ns)
+            self.tasks.abandon(process, now_ns)
+        while self._leaving and self._leaving[0][0] <= now_ns:
+            _, process, worker = self._leaving.popleft()
+            self.tasks.abandon(process, now_ns, worker=worker)
+        self.tasks.tick(now_ns)
+        self.workflows.tick(now_ns)
         self.workers.tick(now_ns)
+        if self.workflows.evicted:
+            self.counters[EVICTED, "workflow"] += self.workflows.evicted
+            self.workflows.evicted = 0
+
+    def ask_at_last(self) -> None:
+        """Ask for the records of everything that signals were lost of, because there will be no later."""
+        self.tasks.ask_at_last()
+
+    def collect(self, now_ns: int) -> None:
+        """Bring the gauges up to date."""
+        self.workers.collect(now_ns)
+        self.recorder.running(self.tasks.attempts, now_ns)
 
     def close(self, now_ns: int) -> None:
-        """Settle every attempt whose end was heard; drop and count the others."""
-        for attempt in self.attempts:
-            self._evict(attempt, "shutdown", now_ns)
+        """Settle everything whose end was heard; drop and count the rest."""
+        self.tasks.close(now_ns)
+        self.workflows.close(now_ns)
 
-    # --- attempts --------------------------------------------------------------------------------------------------
+    # --- workers -----------------------------------------------------------------------------------------------------
 
-    def _task(self, signal: Signal, time_ns: int, zone: tzinfo, now_ns: int) -> None:
-        name = signal.event_name
-        starts = name == SignalName.TASK_PRERUN
-        started_ns = time_ns if starts else _epoch_ns(signal.started_at, zone)
-        attempt = self._attempt_of(signal, started_ns, now_ns, starts=starts)
-        if attempt is None:
-            return
-        self._merge_identity(attempt, signal, zone)
-        if started_ns and (not attempt.started_ns or started_ns < attempt.started_ns):
-            attempt.started_ns = started_ns
-        received_ns = time_ns if name == SignalName.TASK_RECEIVED else _epoch_ns(signal.received_at, zone)
-        if received_ns and (not attempt.received_ns or received_ns < attempt.received_ns):
-            attempt.received_ns = received_ns
-        if name in END_SIGNALS or name == SignalName.TASK_POSTRUN:
-            self._merge_end(attempt, signal, time_ns, zone, now_ns)
-        self.recorder.started(attempt, now_ns)
-        # A retried attempt links to the one before: if that is unknown, it may still be on its way.
-        if attempt.complete and (not attempt.number or self.attempts.recall(attempt)):
-            self._settle(attempt, now_ns)
-
-    def _attempt_of(self, signal: Signal, started_ns: int, now_ns: int, *, starts: bool) -> Attempt | None:
-        """Return the attempt that a signal is about; None, after counting why, if there is none to change."""
-        attributes = signal.attributes
-        task_id = attributes.task_id
-        number = attributes.attempt if attributes.attempt is not None else signal.attempt
-        worker = attributes.worker_id or signal.worker_id or ""
-        if not task_id or number is None:
-            envelope = decode_envelope(signal.envelope) or Envelope()
-            task_id = task_id or envelope.id
-            if number is None:
-                number = envelope.attempt
-        if task_id and number is None:
-            number = self.attempts.probe(task_id, worker)
-        if not task_id or number is None:
-            self.counters[UNATTRIBUTED, signal.event_name] += 1
-            return None
-        key = (task_id, str(number), worker)
-        attempt = self.attempts.find(key, started_ns, starts=starts, namespace=signal.namespace, now_ns=now_ns)
-        if attempt is None:
-            self.counters[LATE, signal.event_name] += 1
-        return attempt
-
-    @staticmethod
-    def _merge_identity(attempt: Attempt, signal: Signal, zone: tzinfo) -> None:
-        attributes = signal.attributes
-        attempt.numbered = attempt.numbered or signal.boot is not None
-        attempt.task = attributes.task_name or attempt.task
-        attempt.queue = attributes.queue or attempt.queue
-        # Each signal carries the whole envelope; one decoding serves them all.
-        if attempt.origin is None and (envelope := decode_envelope(signal.envelope)) and _tells(envelope):
-            attempt.origin = read_origin(attempt.task_id, envelope, zone)
-            attempt.task = attempt.task or envelope.name or ""
-            attempt.queue = attempt.queue or envelope.queue or ""
-
-    def _merge_end(self, attempt: Attempt, signal: Signal, time_ns: int, zone: tzinfo, now_ns: int) -> None:
-        attributes = signal.attributes
-        kind = END_SIGNALS.get(signal.event_name)
-        if kind is None:
-            ended_ns = _epoch_ns(signal.ended_at, zone)
-            ending = Ending(ended_ns, signal.error or "") if ended_ns else None
-            attempt.finish(time_ns, attributes.state, ending)
-            if attributes.state == TaskState.RETRIED:
-                self.attempts.retried(attempt, 0, now_ns)
-        else:
-            error = attributes.error or attributes.reason or signal.error or ""
-            next_retry_ns = _epoch_ns(attributes.next_retry_at, zone)
-            attempt.end(kind, Ending(time_ns, error, attributes.stack_trace or "", next_retry_ns))
-            if kind is EndKind.RETRIED:
-                self.attempts.retried(attempt, next_retry_ns, now_ns)
-        self.attempts.ending(attempt, now_ns)
-
-    def _settle(self, attempt: Attempt, now_ns: int) -> None:
-        if attempt.number:
-            self.attempts.recall(attempt)
-        self.attempts.bury(attempt, now_ns)
-        settled = _decide(attempt)
-        if settled.adjusted:
-            self.counters[CLOCK_ADJUSTED, ""] += 1
-        origin = settled.origin
-        rootless = attempt.number == 0 and origin.enqueued_ns and not origin.traced
-        with_send = bool(rootless and self.attempts.once(("send", attempt.task_id), now_ns))
-        self.recorder.settled(settled, now_ns, with_send=with_send)
-
-    def _evict(self, attempt: Attempt, reason: str, now_ns: int) -> None:
-        if attempt.has_end:  # it was only waiting for stragglers: it can be told
-            self._settle(attempt, now_ns)
-            return
-        self.attempts.evict(attempt, now_ns)
-        self.counters[EVICTED, reason] += 1
-
-    # --- everything else ---------------------------------------------------------------------------------------------
-
-    def _publish(self, signal: Signal, time_ns: int, zone: tzinfo, now_ns: int) -> None:
-        envelope = decode_envelope(signal.envelope)
-        task_id = signal.attributes.task_id or (envelope.id if envelope else None)
-        if not task_id:
-            self.counters[UNATTRIBUTED, signal.event_name] += 1
-        elif not self.attempts.once((signal.event_name, task_id), now_ns):
-            self.counters[LATE, signal.event_name] += 1
-        else:
-            origin = read_origin(task_id, envelope, zone) if envelope else unknown_origin(task_id)
-            done = signal.event_name == SignalName.AFTER_TASK_PUBLISH
-            task = signal.attributes.task_name or (envelope.name if envelope else None) or ""
-            queue = signal.attributes.queue or (envelope.queue if envelope else None) or ""
-            publish = Publish(task_id, task, queue, signal.namespace, origin, done=done)
-            self.recorder.published(publish, time_ns, now_ns)
-
-    def _worker_lifecycle(self, signal: Signal, time_ns: int, _zone: tzinfo, now_ns: int) -> None:
+    def _worker_lifecycle(self, signal: Signal, process: Process, time_ns: int, now_ns: int) -> None:
+        _introduce(process, signal)
         worker = (signal.attributes.worker_id or signal.worker_id or "", signal.namespace)
         name, reason = SignalName(signal.event_name), signal.attributes.reason
         self.workers.lifecycle(name, worker, time_ns=time_ns, now_ns=now_ns, reason=reason)
+        if name is SignalName.WORKER_SHUTDOWN and process.boot:
+            process.life, process.goodbye_ns = Life.STOPPED, time_ns
+            # What it holds open was sent back to its queue, and nobody will signal an end.
+            self._leaving.append((now_ns + self._settle_ns, process, worker[0]))
 
-    def _worker_heartbeat(self, signal: Signal, time_ns: int, _zone: tzinfo, now_ns: int) -> None:
+    def _worker_heartbeat(self, signal: Signal, process: Process, time_ns: int, now_ns: int) -> None:
+        _introduce(process, signal)
+        process.beats = True
+        if process.life is Life.STOPPED and time_ns > process.goodbye_ns:
+            process.life = Life.ALIVE
         # A process without a worker (a producer, a Beat) beats for the number in its signal alone.
         if worker_id := signal.attributes.worker_id or signal.worker_id:
-            self.workers.heartbeat((worker_id, signal.namespace), time_ns=time_ns, now_ns=now_ns)
+            key, face = (worker_id, signal.namespace), process.boot or process.emitter
+            self.workers.heartbeat(key, face, process.place, native=False, time_ns=time_ns, now_ns=now_ns)
 
-    def _heartbeat(self, heartbeat: Heartbeat, zone: tzinfo, now_ns: int) -> None:
+    def _heartbeat(self, heartbeat: Heartbeat, now_ns: int) -> None:
         worker, extras = (heartbeat.worker_id, heartbeat.namespace), heartbeat.extras
-        self.workers.heartbeat(worker, time_ns=epoch_ns(heartbeat.timestamp, zone), now_ns=now_ns)
+        time_ns = epoch_ns(heartbeat.timestamp, self._zone)
+        place = f"pid {extras.pid} on {extras.host}"
+        self.workers.heartbeat(worker, place, place, native=True, time_ns=time_ns, now_ns=now_ns)
         self.workers.load(
             worker,
             now_ns,
@@ -209,54 +147,26 @@ class Correlator:
             memory=extras.memory_bytes,
         )
 
+    def _outage(self, outage: Outage, now_ns: int) -> None:
+        begins = not outage.to_ns
+        self.workers.deaf(begins=begins, now_ns=now_ns)
+        self._processes.deaf(begins=begins, namespace=outage.namespace, now_ns=now_ns)
+        if not begins:
+            self.tasks.suspect(self._processes.all(outage.namespace))
 
-def _epoch_ns(time: datetime | None, zone: tzinfo) -> int:
-    return epoch_ns(time, zone) if time else 0
+    # --- everything else ---------------------------------------------------------------------------------------------
 
-
-def _tells(envelope: Envelope) -> bool:
-    """Whether an envelope says where its task comes from; a thin one must not keep a better one from being read."""
-    return envelope.enqueued_at is not None or envelope.headers.traceparent is not None
-
-
-def _decide(attempt: Attempt) -> Settled:
-    """Turn what was heard into what is told."""
-    origin = attempt.origin or unknown_origin(attempt.task_id)
-    kind, ending, from_signal = attempt.outcome()
-    missing = []
-    if attempt.missing_start:
-        missing.append("start")
-    if kind is None or not (from_signal or attempt.postrun_ending):
-        missing.append("end")
-    if not origin.enqueued_ns:
-        missing.append("enqueued")
-    start_ns = attempt.started_ns or min(attempt.received_ns or ending.time_ns, ending.time_ns)
-    ready_ns, waited_backwards = ready_time(attempt, origin) if attempt.started_ns else (0, False)
-    return Settled(
-        attempt=attempt,
-        origin=origin,
-        kind=kind,
-        ending=ending,
-        start_ns=start_ns,
-        end_ns=max(ending.time_ns, start_ns),
-        ready_ns=ready_ns,
-        adjusted=waited_backwards or ending.time_ns < start_ns,
-        missing=tuple(missing),
-        end_reason=_end_reason(kind, attempt, origin),
-    )
+    def _other(self, signal: Signal, _process: Process, time_ns: int, now_ns: int) -> None:
+        if signal.event_name.startswith("control-"):
+            log_command(signal, self.recorder.log, time_ns, now_ns)
+        elif signal.event_name.startswith("schedule-"):
+            self._schedules.heard(signal, time_ns, self._zone, now_ns)
+        elif not self.workflows.heard(signal, time_ns, now_ns):
+            self.counters[LATE, signal.event_name] += 1
 
 
-_END_REASONS: dict[EndKind | None, str] = {
-    EndKind.SUCCEEDED: "success",
-    EndKind.RETRIED: "retry",
-    EndKind.REVOKED: "revoked",
-    None: "unknown",
-}
-
-
-def _end_reason(kind: EndKind | None, attempt: Attempt, origin: Origin) -> str:
-    if kind is EndKind.FAILED:
-        # Stem gives the dead letter the same reason, also where no retries were allowed.
-        exhausted = origin.max_retries is not None and attempt.number >= origin.max_retries
-        return "max-retries-exhausted" if exhausted else "error"
-    return _END_REASONS[kind]
+def _introduce(process: Process, signal: Signal) -> None:
+    """Note who a process says it is."""
+    process.worker = signal.attributes.worker_id or signal.worker_id or process.worker
+    process.host = signal.host or process.host
+    process.pid = signal.pid or process.pid

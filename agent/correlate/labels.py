@@ -16,6 +16,7 @@ class Labels(NamedTuple):
 
     process: bytes
     wait: bytes
+    send_name: bytes
     send: bytes
     log: bytes
     series: tuple[str, ...]
@@ -57,7 +58,8 @@ class LabelCache:
             + _span("messaging.client.id", worker)
             + _span("stem.worker.id", worker),
             wait=self._name("wait", queue, SpanKind.INTERNAL) + common + _span("stem.worker.id", worker),
-            send=self._name("send", queue, SpanKind.PRODUCER) + self._messaging("send", queue) + common,
+            send_name=self._name("send", queue, SpanKind.PRODUCER),
+            send=self._messaging("send", queue) + common,
             log=_log("stem.task", task)
             + _log("stem.queue", queue)
             + _log("stem.worker.id", worker)

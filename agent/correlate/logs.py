@@ -4,12 +4,11 @@ from typing import NamedTuple
 
 from agent.core.clock import NANOSECONDS
 from agent.correlate import ids
-from agent.correlate.attempt import Attempt, Ending, EndKind, ready_time
+from agent.correlate.attempt import Attempt, EndKind, ready_time
 from agent.correlate.origin import Origin
-from agent.correlate.spans import Settled
+from agent.correlate.settlement import Settled
 from agent.otlp.log_record import LOG_ATTRIBUTE_FIELD, Severity, encode_kind, encode_log
 from agent.otlp.wire import Attribute
-from agent.stem.error_text import error_type
 from agent.stem.wire import Gap
 
 MAX_STACK = 16 * 1024
@@ -41,12 +40,12 @@ ENDED = {
     EndKind.FAILED: event("stem.task.failed", Severity.ERROR),
     EndKind.RETRIED: event("stem.task.retried", Severity.WARN),
     EndKind.REVOKED: event("stem.task.revoked", Severity.WARN),
+    EndKind.EXPIRED: event("stem.task.expired", Severity.WARN),
+    EndKind.LOST: event("stem.task.lost", Severity.ERROR),
 }
+LONG_RUNNING = event("stem.task.long_running", Severity.WARN)
 SIGNALS_GAP = event("stem.signals.gap", Severity.WARN)
 UNKNOWN_SIGNAL = event("stem.signal.unknown", Severity.INFO)
-WORKER_HEARTBEAT = event("stem.worker.heartbeat", Severity.TRACE)
-WORKER_LOST = event("stem.worker.lost", Severity.ERROR)
-WORKER_RECOVERED = event("stem.worker.recovered", Severity.INFO)
 
 
 def key(name: str) -> Attribute:
@@ -63,6 +62,7 @@ _GAP_FROM = key("stem.signals.from")
 _GAP_TO = key("stem.signals.to")
 _GAP_COUNT = key("stem.signals.count")
 _SIGNAL_NAME = key("stem.signal.name")
+SOURCE_REPAIR = key("stem.source").text("repair")
 _EXCEPTION_TYPE = key("exception.type")
 _EXCEPTION_MESSAGE = key("exception.message")
 _EXCEPTION_STACK = key("exception.stacktrace")
@@ -130,13 +130,14 @@ def unknown_attributes(name: str, emitter: str) -> bytes:
     return _SIGNAL_NAME.text(name) + _EMITTER.text(emitter)
 
 
-def exception_attributes(ending: Ending, *, typed: bool) -> bytes:
-    """Encode what is known of an error; `typed` adds type and stack, which a retry's log does without."""
+def exception_attributes(settled: Settled) -> bytes:
+    """Encode what is known of the error of a failed, retried or lost attempt; only a failure's log has all of it."""
+    ending = settled.ending
     message = _EXCEPTION_MESSAGE.text(ending.error[:MAX_MESSAGE]) if ending.error else b""
-    if not typed:
+    if settled.kind is not EndKind.FAILED:
         return message
     stack = _EXCEPTION_STACK.text(ending.stack[:MAX_STACK]) if ending.stack else b""
-    return _EXCEPTION_TYPE.text(error_type(ending.error)) + message + stack
+    return _EXCEPTION_TYPE.text(settled.error_type) + message + stack
 
 
 def started_body(attempt: Attempt, origin: Origin) -> str:
@@ -158,9 +159,19 @@ def ended_body(settled: Settled) -> str:
         return f"task {attempt.task} failed on {attempt.worker}{because}"
     if kind is EndKind.REVOKED:
         return f"task {attempt.task} was revoked on {attempt.worker}{because}"
+    if kind is EndKind.EXPIRED:
+        return f"task {attempt.task} expired before it ran"
+    if kind is EndKind.LOST:
+        return f"task {attempt.task} was lost on {attempt.worker}{because}"
     delay = (ending.next_retry_ns - ending.time_ns) / NANOSECONDS
     when = f" in {duration(delay)}" if ending.next_retry_ns and delay >= 0 else ""
     return f"task {attempt.task} will retry{when} (attempt {_ordinal(attempt.number + 1, settled.origin)}){because}"
+
+
+def long_running_body(attempt: Attempt, now_ns: int) -> str:
+    """`task report.build has been running on worker-1 for 15 m 0 s`."""
+    running = duration((now_ns - attempt.started_ns) / NANOSECONDS)
+    return f"task {attempt.task} has been running on {attempt.worker} for {running}"
 
 
 def _ordinal(number: int, origin: Origin) -> str:

@@ -17,17 +17,26 @@ class TaskInstruments:
     failed: Instrument
     retried: Instrument
     revoked: Instrument
+    expired: Instrument
+    lost: Instrument
+    active: Instrument
+    oldest_age: Instrument
     duration: Instrument
     latency: Instrument
+    retry_delay: Instrument
+    total_duration: Instrument
 
 
 def task_instruments(*, per_worker: bool) -> TaskInstruments:
     """Return the instruments with the attribute keys that the operator chose."""
     keys: tuple[str, ...] = ("task", "queue", "namespace", "worker") if per_worker else ("task", "queue", "namespace")
-    errors = (*keys, "error.type")
+    errors, outcomes = (*keys, "error.type"), (*keys, "outcome")
 
     def counter(name: str, text: str, keys: tuple[str, ...] = keys) -> Instrument:
         return Instrument(f"stem.tasks.{name}", COUNTER, "{task}", keys, text)
+
+    def seconds(name: str, text: str, keys: tuple[str, ...] = keys) -> Instrument:
+        return Instrument(f"stem.{name}", HISTOGRAM, "s", keys, text)
 
     return TaskInstruments(
         published=counter("published", "Publishes seen; retries and replays are not counted"),
@@ -36,12 +45,14 @@ def task_instruments(*, per_worker: bool) -> TaskInstruments:
         failed=counter("failed", "Attempts that failed for good, exhausted explicit retries included", errors),
         retried=counter("retried", "Attempts that ended in a retry", errors),
         revoked=counter("revoked", "Attempts ended by a revocation"),
-        duration=Instrument(
-            "stem.task.duration", HISTOGRAM, "s", (*keys, "outcome"), "From start to end of an attempt"
-        ),
-        latency=Instrument(
-            "stem.queue.latency", HISTOGRAM, "s", keys, "From ready (enqueued, due, or back-off over) to start"
-        ),
+        expired=counter("expired", "Tasks that expired before they ran"),
+        lost=counter("lost", "Attempts whose worker vanished"),
+        active=Instrument("stem.tasks.active", GAUGE, "{task}", keys, "Attempts started and not ended"),
+        oldest_age=Instrument("stem.tasks.active.oldest_age", GAUGE, "s", keys, "How long the oldest of them runs"),
+        duration=seconds("task.duration", "From start to end of an attempt", outcomes),
+        latency=seconds("queue.latency", "From ready (enqueued, due, or back-off over) to start"),
+        retry_delay=seconds("task.retry.delay", "From a retry to when the next attempt is due"),
+        total_duration=seconds("task.total_duration", "From first enqueue to final end, retries included", outcomes),
     )
 
 
@@ -52,3 +63,10 @@ WORKER_AGE = Instrument("stem.worker.heartbeat.age", GAUGE, "s", _WORKER, "Time 
 WORKER_INFLIGHT = Instrument("stem.worker.inflight", GAUGE, "{task}", _WORKER, "Tasks the worker holds")
 WORKER_CONCURRENCY = Instrument("stem.worker.concurrency", GAUGE, "{isolate}", _WORKER, "Tasks it can run at once")
 WORKER_MEMORY = Instrument("stem.worker.memory", GAUGE, "By", _WORKER, "Resident memory")
+WORKER_SKEW = Instrument("stem.worker.clock_skew", GAUGE, "s", _WORKER, "The worker's clock minus that of Redis")
+
+_SCHEDULE = ("schedule", "namespace")
+
+SCHEDULER_DRIFT = Instrument("stem.scheduler.drift", HISTOGRAM, "s", _SCHEDULE, "Absolute drift of dispatches")
+DISPATCH_SUCCESS = Instrument("stem.scheduler.dispatch.success", COUNTER, "{dispatch}", _SCHEDULE, "Dispatches")
+DISPATCH_FAILED = Instrument("stem.scheduler.dispatch.failed", COUNTER, "{dispatch}", _SCHEDULE, "Failed dispatches")

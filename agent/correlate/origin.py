@@ -1,8 +1,10 @@
 """What an envelope tells about a task: its trace, its times, its lineage."""
 
 import re
-from dataclasses import dataclass
 from datetime import datetime, tzinfo
+from typing import NamedTuple
+
+from msgspec import Struct
 
 from agent.correlate import ids
 from agent.otlp.span import FLAG_SAMPLED, SPAN_ATTRIBUTE_FIELD
@@ -14,10 +16,10 @@ from agent.stem.wire import Envelope
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
 _MAX_TRACE_STATE = 512  # section 3.3.1.5: what a vendor should propagate at least
 _FORBIDDEN_VERSION = "ff"
+_TRACE_BYTES = 16
 
 
-@dataclass(frozen=True, slots=True)
-class TraceParent:
+class TraceParent(NamedTuple):
     """A valid W3C `traceparent`."""
 
     trace_id: bytes
@@ -35,24 +37,43 @@ def parse_traceparent(text: str | None) -> TraceParent | None:
     return TraceParent(bytes.fromhex(trace), bytes.fromhex(span), int(flags, 16))
 
 
-@dataclass(frozen=True, slots=True)
-class Origin:
+class Lineage(Struct, frozen=True, gc=False):
+    """Where a task belongs, if it belongs anywhere: most do not, and then have none of this."""
+
+    parent_task_id: str | None = None
+    workflow_run_id: str | None = None
+    continuation: bool = False
+    schedule_id: str | None = None
+    trace_state: str = ""
+    attributes: bytes = b""
+
+
+_NO_LINEAGE = Lineage()
+
+
+class Origin(Struct, frozen=True, gc=False):
     """Where a task comes from. Times are Unix nanoseconds, 0 when unknown.
 
-    `parent_id` is the span that `wait` and `process` hang from: the creator's, or our `send`. `traced` says that
-    the creator made a span itself; `parent_id` is empty when no envelope told.
+    Held for every open attempt, so it holds little: `trace_context` is a trace id and the creator's span id, a trace id
+    alone where the envelope names no span, and empty where it is that of the task's own id. `attributes` are shared.
     """
 
-    trace_id: bytes
-    parent_id: bytes
-    traced: bool
-    flags: int
-    trace_state: str = ""
+    trace_context: bytes = b""
+    flags: int = FLAG_SAMPLED
     enqueued_ns: int = 0
     not_before_ns: int = 0
     max_retries: int | None = None
-    parent_task_id: str | None = None
     attributes: bytes = b""
+    lineage: Lineage = _NO_LINEAGE
+
+    def trace_id(self, task_id: str) -> bytes:
+        """Return the trace that the task (or run) belongs to."""
+        return self.trace_context[:_TRACE_BYTES] or ids.trace_id(task_id)
+
+    @property
+    def context(self) -> bytes:
+        """The span that the creator made, or that its header names all the same; empty if there is none."""
+        return self.trace_context[_TRACE_BYTES:]
 
     @property
     def sampled(self) -> bool:
@@ -60,32 +81,26 @@ class Origin:
         return bool(self.flags & FLAG_SAMPLED)
 
 
-def read_origin(task_id: str, envelope: Envelope, zone: tzinfo) -> Origin:
+UNKNOWN_ORIGIN = Origin()
+"""Of a task whose envelope never came: a trace of its own, without a parent."""
+
+
+def read_origin(envelope: Envelope, zone: tzinfo) -> Origin:
     """Return what an envelope tells; times without an offset are in `zone`."""
-    meta, headers = envelope.meta, envelope.headers
-    context = parse_traceparent(headers.traceparent)
-    trace_state = headers.tracestate or ""
+    context = parse_traceparent(envelope.headers.traceparent)
     if context is None:
-        subject = meta.root_task_id or meta.parent_task_id or meta.workflow_run_id or task_id
-        context = TraceParent(ids.trace_id(subject), b"", FLAG_SAMPLED)
-        trace_state = ""
+        meta = envelope.meta
+        subject = meta.root_task_id or meta.parent_task_id or meta.workflow_run_id
+        context = TraceParent(ids.trace_id(subject) if subject else b"", b"", FLAG_SAMPLED)
     return Origin(
-        trace_id=context.trace_id,
-        parent_id=context.span_id or ids.span_id("send", task_id),
-        traced=bool(context.span_id),
+        trace_context=context.trace_id + context.span_id,
         flags=context.flags,
-        trace_state=trace_state if len(trace_state) <= _MAX_TRACE_STATE else "",
         enqueued_ns=_nanoseconds(envelope.enqueued_at, zone),
         not_before_ns=_nanoseconds(envelope.not_before, zone),
         max_retries=envelope.max_retries,
-        parent_task_id=meta.parent_task_id,
-        attributes=_attributes(envelope),
+        attributes=_numbers(envelope.priority, envelope.max_retries),
+        lineage=_lineage(envelope, traced=bool(context.span_id)),
     )
-
-
-def unknown_origin(task_id: str) -> Origin:
-    """Return the origin of a task whose envelope never came: a trace of its own, without a parent."""
-    return Origin(ids.trace_id(task_id), b"", traced=False, flags=FLAG_SAMPLED)
 
 
 def _nanoseconds(time: datetime | None, zone: tzinfo) -> int:
@@ -98,27 +113,50 @@ def _key(name: str) -> Attribute:
 
 _PRIORITY = _key("stem.task.priority")
 _MAX_RETRIES = _key("stem.task.max_retries")
-_GROUP = _key("stem.group.id")
-_LINEAGE = (
-    (_key("stem.parent_task_id"), "parent_task_id"),
-    (_key("stem.root_task_id"), "root_task_id"),
-    (_key("stem.workflow.run_id"), "workflow_run_id"),
-    (_key("stem.workflow.name"), "workflow_name"),
-    (_key("stem.workflow.step"), "workflow_step"),
-)
+_PARENT, _ROOT = _key("stem.parent_task_id"), _key("stem.root_task_id")
+_GROUP, _CHORD = _key("stem.group.id"), _key("stem.chord.id")
+_CHAIN, _CHAIN_INDEX = _key("stem.chain.id"), _key("stem.chain.index")
+_RUN, _WORKFLOW, _STEP = _key("stem.workflow.run_id"), _key("stem.workflow.name"), _key("stem.workflow.step")
 _SCHEDULE = _key("stem.schedule.id")
 
+_MAX_KNOWN_NUMBERS = 4096
+_known_numbers: dict[tuple[int | None, int | None], bytes] = {}
 
-def _attributes(envelope: Envelope) -> bytes:
+
+def _numbers(priority: int | None, max_retries: int | None) -> bytes:
+    """Encode what few combinations of values exist of, once each."""
+    known = _known_numbers.get((priority, max_retries))
+    if known is None:
+        known = b"" if priority is None else _PRIORITY(priority)
+        known += b"" if max_retries is None else _MAX_RETRIES(max_retries)
+        if len(_known_numbers) < _MAX_KNOWN_NUMBERS:
+            _known_numbers[priority, max_retries] = known
+    return known
+
+
+def _lineage(envelope: Envelope, *, traced: bool) -> Lineage:
     meta, headers = envelope.meta, envelope.headers
-    parts = []
-    if envelope.priority is not None:
-        parts.append(_PRIORITY(envelope.priority))
-    if envelope.max_retries is not None:
-        parts.append(_MAX_RETRIES(envelope.max_retries))
-    if group := headers.group_id or meta.group_id:
-        parts.append(_GROUP(group))
-    parts.extend(key(value) for key, field in _LINEAGE if (value := getattr(meta, field)))
-    if headers.schedule_id:
-        parts.append(_SCHEDULE(headers.schedule_id))
-    return b"".join(parts)
+    trace_state = (headers.tracestate or "") if traced else ""
+    told = (
+        (_PARENT, meta.parent_task_id),
+        (_ROOT, meta.root_task_id),
+        (_GROUP, headers.group_id or meta.group_id),
+        (_CHORD, headers.chord_id or meta.chord_id),
+        (_CHAIN, headers.chain_id or meta.chain_id),
+        (_CHAIN_INDEX, headers.chain_index),
+        (_RUN, meta.workflow_run_id),
+        (_WORKFLOW, meta.workflow_name),
+        (_STEP, meta.workflow_step),
+        (_SCHEDULE, headers.schedule_id),
+    )
+    attributes = b"".join(key(value) for key, value in told if value)
+    if not attributes and not trace_state:
+        return _NO_LINEAGE
+    return Lineage(
+        parent_task_id=meta.parent_task_id,
+        workflow_run_id=meta.workflow_run_id,
+        continuation=bool(meta.continuation),
+        schedule_id=headers.schedule_id,
+        trace_state=trace_state if len(trace_state) <= _MAX_TRACE_STATE else "",
+        attributes=attributes,
+    )

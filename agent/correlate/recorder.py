@@ -1,37 +1,47 @@
 """What is told of the facts: spans, log records and measurements, made here and collected until they are taken."""
 
+from collections.abc import Iterable
 from typing import NamedTuple
 
 from agent.core.clock import NANOSECONDS
-from agent.correlate import ids, logs, spans
-from agent.correlate.attempt import Attempt, EndKind
+from agent.correlate import logs, spans
+from agent.correlate.attempt import ERRORS, FINAL, Attempt, EndKind, Key, Mark
 from agent.correlate.config import CorrelateConfig
+from agent.correlate.keep import Keeper
 from agent.correlate.labels import LabelCache, Labels
 from agent.correlate.metrics import task_instruments
-from agent.correlate.origin import Origin, unknown_origin
-from agent.correlate.spans import Settled
+from agent.correlate.origin import UNKNOWN_ORIGIN, Origin
+from agent.correlate.settlement import Settled
 from agent.otlp.log_record import Severity, encode_context
-from agent.otlp.metrics import Aggregator, Exemplar
-from agent.stem.error_text import error_type
+from agent.otlp.metrics import Aggregator, Exemplar, Values
 from agent.stem.wire import Gap, Signal
 
-# Bits of Attempt.told.
-_RECEIVED, _STARTED, _START_COUNTED = 1, 2, 4
+_UNSAMPLED = 0
 
 
 class Publish(NamedTuple):
-    """A publish of a task, about to happen or (`done`) happened."""
+    """A publish of a task; `span_id` is the span in which it happened."""
 
     task_id: str
     task: str
     queue: str
     namespace: str
     origin: Origin
-    done: bool
+    span_id: bytes
+    time_ns: int
+
+
+class _Frame(NamedTuple):
+    """What the records of one attempt share. Only the last one's is kept: they come in pairs."""
+
+    attempt: Attempt
+    key: Key
+    attributes: bytes
+    context: bytes
 
 
 class Recorder:
-    """Turns decisions into telemetry; it makes none itself."""
+    """Turns decisions into telemetry; the only ones it takes are about what is kept (`Keeper`)."""
 
     def __init__(self, config: CorrelateConfig, now_ns: int) -> None:
         severity = config.logs.min_severity
@@ -41,63 +51,156 @@ class Recorder:
             now_ns=now_ns, cardinality_limit=config.cardinality_limit, series_ttl=config.series_ttl
         )
         self._config = config
+        self._keeper = Keeper(config.keep)
         self._labels = LabelCache(semconv_names=config.span_name == "semconv", per_worker=config.per_worker)
-        self._instruments = task_instruments(per_worker=config.per_worker)
+        self._instruments = instruments = task_instruments(per_worker=config.per_worker)
+        self._end_counters = {
+            EndKind.SUCCEEDED: instruments.succeeded,
+            EndKind.FAILED: instruments.failed,
+            EndKind.REVOKED: instruments.revoked,
+            EndKind.EXPIRED: instruments.expired,
+            EndKind.RETRIED: instruments.retried,
+            EndKind.LOST: instruments.lost,
+        }
+        self._active: set[Values] = set()
+        self._frame: _Frame | None = None
 
-    def started(self, attempt: Attempt, now_ns: int, *, settling: bool = False) -> None:
-        """Tell of the start, once each: the count as soon as it is known, the logs as soon as the trace is."""
-        if attempt.started_ns and not attempt.told & _START_COUNTED and (attempt.task or settling):
-            attempt.told |= _START_COUNTED
+    # --- tasks -----------------------------------------------------------------------------------------------------
+
+    def started(self, attempt: Attempt, now_ns: int, *, settled: Settled | None = None) -> None:
+        """Tell of the start, once each: the count as soon as it is known, the logs as soon as the trace is.
+
+        What is not known by the time the attempt is `settled` is told without.
+        """
+        marks = attempt.marks
+        if attempt.started_ns and not marks & Mark.STARTED_COUNTED and (attempt.task or settled):
+            attempt.marks |= Mark.STARTED_COUNTED
             self.metrics.add(self._instruments.started, self._labels_of(attempt).series, now_ns)
-        origin = attempt.origin
-        if origin is None:
-            if not settling:
-                return
-            origin = unknown_origin(attempt.task_id)
-        if attempt.received_ns and not attempt.told & _RECEIVED:
-            attempt.told |= _RECEIVED
+        if attempt.origin is None and settled is None:
+            return
+        if attempt.received_ns and not marks & Mark.RECEIVED_TOLD:
+            attempt.marks |= Mark.RECEIVED_TOLD
             if self.log.wants(logs.RECEIVED):
                 body = f"task {attempt.task} received by {attempt.worker}"
-                self._log(logs.RECEIVED, attempt, origin, time_ns=attempt.received_ns, now_ns=now_ns, body=body)
-        if attempt.started_ns and not attempt.told & _STARTED:
-            attempt.told |= _STARTED
+                self._log(logs.RECEIVED, attempt, settled, time_ns=attempt.received_ns, now_ns=now_ns, body=body)
+        if attempt.started_ns and not marks & Mark.STARTED_TOLD:
+            attempt.marks |= Mark.STARTED_TOLD
             if self.log.wants(logs.STARTED):
-                body = logs.started_body(attempt, origin)
-                self._log(logs.STARTED, attempt, origin, time_ns=attempt.started_ns, now_ns=now_ns, body=body)
+                body = logs.started_body(attempt, attempt.origin or UNKNOWN_ORIGIN)
+                self._log(logs.STARTED, attempt, settled, time_ns=attempt.started_ns, now_ns=now_ns, body=body)
 
     def settled(self, settled: Settled, now_ns: int, *, with_send: bool) -> None:
         """Tell of a settled attempt: spans (with the trace's root, if nobody made it yet), measurements, end logs."""
-        self.started(settled.attempt, now_ns, settling=True)
         labels = self._labels_of(settled.attempt)
         exemplar = None
+        trace_state = None
         if settled.origin.sampled or not self._config.honor_sampled:
-            exemplar = Exemplar(settled.origin.trace_id, settled.attempt.span_id)
+            trace_state = self._keeper.keep(settled, now_ns)
+        if trace_state is not None:
+            exemplar = Exemplar(settled.trace_id, settled.span_id)
             if with_send:
-                self.spans.append(spans.send_span(settled, labels))
+                self.spans.append(spans.send_span(settled, labels, trace_state))
             if settled.ready_ns and self._config.wait_spans:
-                self.spans.append(spans.wait_span(settled, labels))
-            self.spans.append(spans.process_span(settled, labels, exemplar.span_id))
+                self.spans.append(spans.wait_span(settled, labels, trace_state))
+            self.spans.append(spans.process_span(settled, labels, trace_state))
+        self.started(settled.attempt, now_ns, settled=settled)
         self._measure(settled, labels.series, now_ns, exemplar)
-        self._log_end(settled, now_ns)
+        self._log_end(settled, now_ns, kept=trace_state is not None)
 
-    def published(self, publish: Publish, time_ns: int, now_ns: int) -> None:
-        """Tell of a publish, before and after it."""
+    def _measure(self, settled: Settled, series: Values, now_ns: int, exemplar: Exemplar | None) -> None:
+        instruments, kind, record = self._instruments, settled.kind, self.metrics.record
+        if kind is not None:
+            values = (*series, settled.error_type) if kind in {EndKind.FAILED, EndKind.RETRIED} else series
+            self.metrics.add(self._end_counters[kind], values, now_ns)
+        if kind in FINAL and settled.origin.enqueued_ns:
+            total_s = max(0, settled.end_ns - settled.origin.enqueued_ns) / NANOSECONDS
+            record(instruments.total_duration, (*series, kind.state), now_ns, total_s, exemplar)
+        if kind is EndKind.RETRIED and settled.ending.next_retry_ns:
+            delay_s = max(0, settled.ending.next_retry_ns - settled.ending.time_ns) / NANOSECONDS
+            record(instruments.retry_delay, series, now_ns, delay_s, exemplar)
+        if not settled.attempt.started_ns:
+            return
+        if kind is not None and kind is not EndKind.LOST:  # nobody knows when a lost one ended
+            run_s = (settled.end_ns - settled.start_ns) / NANOSECONDS
+            record(instruments.duration, (*series, kind.state), now_ns, run_s, exemplar)
+        if settled.ready_ns:
+            wait_s = (settled.start_ns - settled.ready_ns) / NANOSECONDS
+            record(instruments.latency, series, now_ns, wait_s, exemplar)
+
+    def _log_end(self, settled: Settled, now_ns: int, *, kept: bool) -> None:
+        attempt, kind = settled.attempt, settled.kind
+        if kind is not None and self.log.wants(log_event := logs.ENDED[kind]):
+            body = logs.ended_body(settled)
+            extra = logs.exception_attributes(settled) if kind in ERRORS else b""
+            time_ns = settled.ending.time_ns
+            self._log(log_event, attempt, settled, time_ns=time_ns, now_ns=now_ns, body=body, extra=extra, kept=kept)
+        if attempt.end and attempt.end.finished_ns and self.log.wants(logs.FINISHED):
+            body, time_ns = f"task {attempt.task} finished on {attempt.worker}", attempt.end.finished_ns
+            self._log(logs.FINISHED, attempt, settled, time_ns=time_ns, now_ns=now_ns, body=body, kept=kept)
+
+    def _log(
+        self,
+        log_event: logs.LogEvent,
+        attempt: Attempt,
+        settled: Settled | None,
+        *,
+        time_ns: int,
+        now_ns: int,
+        body: str,
+        extra: bytes = b"",
+        kept: bool | None = None,
+    ) -> None:
+        frame = self._frame
+        if frame is None or frame.attempt is not attempt or not self._keeper.all:
+            frame = self._frame = self._frame_of(attempt, settled, kept=kept)
+        if attempt.marks & Mark.REPAIRED:
+            extra += logs.SOURCE_REPAIR
+        self.log.write(
+            log_event,
+            subject=frame.key,
+            time_ns=time_ns,
+            now_ns=now_ns,
+            body=body,
+            attributes=frame.attributes + extra,
+            context=frame.context,
+        )
+
+    def _frame_of(self, attempt: Attempt, settled: Settled | None, *, kept: bool | None) -> "_Frame":
+        origin = attempt.origin or UNKNOWN_ORIGIN
+        trace_id = settled.trace_id if settled else origin.trace_id(attempt.task_id)
+        span_id, flags = settled.span_id if settled else attempt.span_id, origin.flags
+        if not self._keeper.all:
+            if kept is None:  # not decided yet: only the trace id promises anything
+                kept = origin.sampled and self._keeper.by_trace(trace_id, origin.lineage.trace_state)
+            if not kept:  # a record must not point to a span that nobody has
+                span_id, flags = b"", _UNSAMPLED
+        attributes = self._labels_of(attempt).log + logs.attempt_attributes(attempt)
+        return _Frame(attempt, attempt.key, attributes, encode_context(trace_id, span_id, flags))
+
+    def publishing(self, publish: Publish, now_ns: int) -> None:
+        """Tell that a task is about to be published."""
+        self._publish(logs.PUBLISHING, publish, "is being published", now_ns)
+
+    def published(self, publish: Publish, now_ns: int) -> None:
+        """Tell that a task was published."""
         labels = self._labels.get(publish.task, publish.queue, "", publish.namespace)
-        origin, done = publish.origin, publish.done
-        if done:
-            self.metrics.add(self._instruments.published, labels.series, now_ns)
-        log_event = logs.PUBLISHED if done else logs.PUBLISHING
+        self.metrics.add(self._instruments.published, labels.series, now_ns)
+        self._publish(logs.PUBLISHED, publish, "published", now_ns)
+
+    def _publish(self, log_event: logs.LogEvent, publish: Publish, verb: str, now_ns: int) -> None:
         if self.log.wants(log_event):
-            span = origin.parent_id or ids.span_id("send", publish.task_id)
+            labels = self._labels.get(publish.task, publish.queue, "", publish.namespace)
             self.log.write(
                 log_event,
                 subject=(publish.task_id,),
-                time_ns=time_ns,
+                time_ns=publish.time_ns,
                 now_ns=now_ns,
-                body=f"task {publish.task} {'published' if done else 'is being published'} to {publish.queue}",
+                body=f"task {publish.task} {verb} to {publish.queue}",
                 attributes=labels.log + logs.task_attributes(publish.task_id),
-                context=encode_context(origin.trace_id, span, origin.flags),
+                context=encode_context(publish.origin.trace_id(publish.task_id), publish.span_id, publish.origin.flags),
             )
+
+    # --- what is told by nobody's attempt --------------------------------------------------------------------------
 
     def gap(self, gap: Gap, now_ns: int) -> None:
         """Tell of signals that never came."""
@@ -124,58 +227,32 @@ class Recorder:
                 attributes=logs.unknown_attributes(name, emitter),
             )
 
-    def _measure(self, settled: Settled, series: tuple[str, ...], now_ns: int, exemplar: Exemplar | None) -> None:
-        instruments, kind = self._instruments, settled.kind
-        if kind is EndKind.SUCCEEDED:
-            self.metrics.add(instruments.succeeded, series, now_ns)
-        elif kind is EndKind.REVOKED:
-            self.metrics.add(instruments.revoked, series, now_ns)
-        elif kind is not None:
-            instrument = instruments.failed if kind is EndKind.FAILED else instruments.retried
-            self.metrics.add(instrument, (*series, error_type(settled.ending.error)), now_ns)
-        if not settled.attempt.started_ns:
-            return
-        if kind is not None:
-            run_s = (settled.end_ns - settled.start_ns) / NANOSECONDS
-            self.metrics.record(instruments.duration, (*series, kind.value), now_ns, run_s, exemplar)
-        if settled.ready_ns:
-            wait_s = (settled.start_ns - settled.ready_ns) / NANOSECONDS
-            self.metrics.record(instruments.latency, series, now_ns, wait_s, exemplar)
+    # --- what runs now ---------------------------------------------------------------------------------------------
 
-    def _log_end(self, settled: Settled, now_ns: int) -> None:
-        attempt, origin, kind, ending = settled.attempt, settled.origin, settled.kind, settled.ending
-        if kind is not None and self.log.wants(log_event := logs.ENDED[kind]):
-            body = logs.ended_body(settled)
-            extra = logs.exception_attributes(ending, typed=kind is EndKind.FAILED) if settled.failed else b""
-            self._log(log_event, attempt, origin, time_ns=ending.time_ns, now_ns=now_ns, body=body, extra=extra)
-        if attempt.finished_ns and self.log.wants(logs.FINISHED):
-            body = f"task {attempt.task} finished on {attempt.worker}"
-            self._log(logs.FINISHED, attempt, origin, time_ns=attempt.finished_ns, now_ns=now_ns, body=body)
+    def running(self, attempts: Iterable[Attempt], now_ns: int) -> None:
+        """Bring the gauges of running attempts up to date, and report those that run for long.
 
-    def _log(
-        self,
-        log_event: logs.LogEvent,
-        attempt: Attempt,
-        origin: Origin,
-        *,
-        time_ns: int,
-        now_ns: int,
-        body: str,
-        extra: bytes = b"",
-    ) -> None:
-        if attempt.log_frame is None:
-            attributes = self._labels_of(attempt).log + logs.attempt_attributes(attempt)
-            attempt.log_frame = (attributes, encode_context(origin.trace_id, attempt.span_id, origin.flags))
-        attributes, context = attempt.log_frame
-        self.log.write(
-            log_event,
-            subject=attempt.key,
-            time_ns=time_ns,
-            now_ns=now_ns,
-            body=body,
-            attributes=attributes + extra,
-            context=context,
-        )
+        A queue in which nothing runs any more says so, until its series ends.
+        """
+        counts: dict[Values, int] = {}
+        oldest: dict[Values, int] = {}
+        report_ns = int(self._config.report_after * NANOSECONDS)
+        for attempt in attempts:
+            if not attempt.started_ns or attempt.end:
+                continue
+            series = self._labels_of(attempt).series
+            counts[series] = counts.get(series, 0) + 1
+            oldest[series] = min(oldest.get(series, attempt.started_ns), attempt.started_ns)
+            if report_ns and now_ns - attempt.started_ns >= report_ns and not attempt.marks & Mark.REPORTED:
+                attempt.marks |= Mark.REPORTED
+                if self.log.wants(logs.LONG_RUNNING):
+                    body = logs.long_running_body(attempt, now_ns)
+                    self._log(logs.LONG_RUNNING, attempt, None, time_ns=now_ns, now_ns=now_ns, body=body)
+        for series in self._active | counts.keys():
+            age_s = max(0, now_ns - oldest.get(series, now_ns)) / NANOSECONDS
+            self.metrics.set(self._instruments.active, series, now_ns, counts.get(series, 0))
+            self.metrics.set(self._instruments.oldest_age, series, now_ns, age_s)
+        self._active = set(counts)
 
     def _labels_of(self, attempt: Attempt) -> Labels:
-        return self._labels.get(attempt.task, attempt.queue, attempt.worker, attempt.namespace)
+        return self._labels.get(attempt.task, attempt.queue, attempt.worker, attempt.process.namespace)

@@ -9,6 +9,7 @@ from redis.exceptions import ResponseError
 
 from agent.core.clock import Clock
 from agent.correlate.results_config import ResultsConfig
+from agent.correlate.tasks import REPAIRS
 from agent.redis_client import failure, redis_client
 from agent.stem.keys import Keys
 from agent.stem.lenient import DecodeError
@@ -21,7 +22,6 @@ MAX_RECORD_BYTES = 1 << 20
 That takes asking for the length first: 12 us of CPU a record instead of 2, measured on batches of 100. At 500 records a
 second that is half a percent of a core, and a batch of large results can never fill the agent's memory.
 """
-REPAIRS = "stem_agent.repairs"
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,22 +1,21 @@
 """The spans of a settled attempt (telemetry contract, section 2)."""
 
-from typing import NamedTuple
-
 from agent.correlate import ids
-from agent.correlate.attempt import Attempt, Ending, EndKind
+from agent.correlate.attempt import Ending
 from agent.correlate.labels import Labels
-from agent.correlate.origin import Origin
+from agent.correlate.settlement import Settled
 from agent.otlp.span import (
     LINK_ATTRIBUTE_FIELD,
     SPAN_ATTRIBUTE_FIELD,
+    SpanKind,
     encode_error_status,
     encode_link,
+    encode_name,
     encode_span,
     encode_trace_state,
     span_flags,
 )
 from agent.otlp.wire import Attribute
-from agent.stem.error_text import error_type
 
 MAX_STATUS_MESSAGE = 1024
 _NANOSECONDS = 1e9
@@ -37,35 +36,12 @@ _RUN = _key("stem.task.run")
 _INCOMPLETE = _key("stem.incomplete")(value=True)
 _MISSING = _key("stem.missing")
 _ADJUSTED = _key("stem.clock.adjusted")(value=True)
-_SOURCE = _key("stem.source")("signals")
+_SIGNALS = _key("stem.source")("signals")
+_REPAIR = _key("stem.source")("repair")
 _RETRY_LINK = Attribute("stem.link", LINK_ATTRIBUTE_FIELD)("retry")
 
 
-class Settled(NamedTuple):
-    """An attempt with everything that was decided about it.
-
-    Times are Unix nanoseconds with start <= end; `ready_ns` (0 when unknown) is when it could have started.
-    `adjusted` says that a clock had to be corrected for that.
-    """
-
-    attempt: Attempt
-    origin: Origin
-    kind: EndKind | None
-    ending: Ending
-    start_ns: int
-    end_ns: int
-    ready_ns: int
-    adjusted: bool
-    missing: tuple[str, ...]
-    end_reason: str
-
-    @property
-    def failed(self) -> bool:
-        """Whether the span's status is Error."""
-        return self.kind in {EndKind.FAILED, EndKind.RETRIED}
-
-
-def process_span(settled: Settled, labels: Labels, span_id: bytes) -> bytes:
+def process_span(settled: Settled, labels: Labels, trace_state: str) -> bytes:
     """Encode `process {task}`: the attempt itself."""
     attempt, origin = settled.attempt, settled.origin
     task_id = attempt.task_id
@@ -75,12 +51,13 @@ def process_span(settled: Settled, labels: Labels, span_id: bytes) -> bytes:
         _MESSAGE_ID.text(task_id),
         _ATTEMPT(attempt.number),
         _END_REASON.text(settled.end_reason),
-        _SOURCE,
+        _source(settled),
         origin.attributes,
-        encode_trace_state(origin.trace_state),
+        origin.lineage.attributes,
+        encode_trace_state(trace_state),
     ]
     if settled.kind:
-        parts.append(_STATE.text(settled.kind.value))
+        parts.append(_STATE.text(settled.kind.state))
     if attempt.started_ns:
         parts.append(_RUN((settled.end_ns - settled.start_ns) / _NANOSECONDS))
         if settled.ready_ns:
@@ -89,32 +66,51 @@ def process_span(settled: Settled, labels: Labels, span_id: bytes) -> bytes:
         parts += (_INCOMPLETE, _MISSING(list(settled.missing)))
     if settled.adjusted:
         parts.append(_ADJUSTED)
+    if error := settled.error_type:
+        parts.append(_ERROR_TYPE.text(error))
     if settled.failed:
-        parts += (_ERROR_TYPE.text(error_type(settled.ending.error)), _error_status(settled.ending))
+        parts.append(_error_status(settled.ending))
     parts.extend(_links(settled))
-    return _encode(settled, span_id, start_ns=settled.start_ns, end_ns=settled.end_ns, body=b"".join(parts))
+    body = b"".join(parts)
+    return _encode(settled, settled.span_id, start_ns=settled.start_ns, end_ns=settled.end_ns, body=body)
 
 
-def wait_span(settled: Settled, labels: Labels) -> bytes:
+def wait_span(settled: Settled, labels: Labels, trace_state: str) -> bytes:
     """Encode `wait {queue}`: from ready to started."""
     attempt = settled.attempt
-    parts = [labels.wait, _TASK_ID.text(attempt.task_id), _ATTEMPT(attempt.number), _SOURCE]
-    parts.append(encode_trace_state(settled.origin.trace_state))
+    parts = [labels.wait, _TASK_ID.text(attempt.task_id), _ATTEMPT(attempt.number), _source(settled)]
+    parts.append(encode_trace_state(trace_state))
     if settled.adjusted:
         parts.append(_ADJUSTED)
     span_id = ids.span_id("wait", *attempt.key)
     return _encode(settled, span_id, start_ns=settled.ready_ns, end_ns=settled.start_ns, body=b"".join(parts))
 
 
-def send_span(settled: Settled, labels: Labels) -> bytes:
-    """Encode `send {queue}`: the root of a trace whose producer made none. It has no length: only one time is known."""
-    origin, task_id = settled.origin, settled.attempt.task_id
-    parent = ids.span_id("send", origin.parent_task_id) if origin.parent_task_id else b""
-    body = labels.send + _TASK_ID.text(task_id) + _MESSAGE_ID.text(task_id) + _SOURCE + origin.attributes
+def send_span(settled: Settled, labels: Labels, trace_state: str) -> bytes:
+    """Encode the root of a trace whose producer made none, `send {queue}`, or `schedule {entryId}` where Beat was it.
+
+    It has no length: only one time is known.
+    """
+    origin, task_id, ancestry = settled.origin, settled.attempt.task_id, settled.ancestry
+    lineage = origin.lineage
+    scheduled = lineage.schedule_id if lineage.schedule_id and not lineage.parent_task_id else None
+    name = encode_name(f"schedule {scheduled}", SpanKind.PRODUCER) if scheduled else labels.send_name
+    body = b"".join(
+        (
+            name,
+            labels.send,
+            _TASK_ID.text(task_id),
+            _MESSAGE_ID.text(task_id),
+            _source(settled),
+            origin.attributes,
+            lineage.attributes,
+            encode_trace_state(trace_state),
+        )
+    )
     return encode_span(
-        origin.trace_id,
-        origin.parent_id,
-        parent_id=parent,
+        settled.trace_id,
+        ancestry.parent_id,
+        parent_id=ancestry.send_parent_id,
         start_ns=origin.enqueued_ns,
         end_ns=origin.enqueued_ns,
         flags=span_flags(origin.flags, remote_parent=False),
@@ -122,27 +118,30 @@ def send_span(settled: Settled, labels: Labels) -> bytes:
     )
 
 
+def _source(settled: Settled) -> bytes:
+    return _REPAIR if settled.repaired else _SIGNALS
+
+
 def _encode(settled: Settled, span_id: bytes, *, start_ns: int, end_ns: int, body: bytes) -> bytes:
-    origin = settled.origin
     return encode_span(
-        origin.trace_id,
+        settled.trace_id,
         span_id,
-        parent_id=origin.parent_id,
+        parent_id=settled.ancestry.parent_id,
         start_ns=start_ns,
         end_ns=end_ns,
-        flags=span_flags(origin.flags, remote_parent=origin.traced),
+        flags=span_flags(settled.origin.flags, remote_parent=settled.ancestry.traced),
         body=body,
     )
 
 
 def _links(settled: Settled) -> list[bytes]:
-    attempt, origin = settled.attempt, settled.origin
+    origin, parent_id = settled.origin, settled.ancestry.parent_id
     links = []
-    if origin.parent_id:
-        links.append(encode_link(origin.trace_id, origin.parent_id, flags=origin.flags, trace_state=origin.trace_state))
-    if attempt.previous:
-        previous = ids.span_id("process", attempt.task_id, str(attempt.number - 1), attempt.previous.worker)
-        links.append(encode_link(origin.trace_id, previous, flags=origin.flags, attributes=_RETRY_LINK))
+    if parent_id:
+        state = origin.lineage.trace_state
+        links.append(encode_link(settled.trace_id, parent_id, flags=origin.flags, trace_state=state))
+    if previous := settled.attempt.previous:
+        links.append(encode_link(settled.trace_id, previous.span_id, flags=origin.flags, attributes=_RETRY_LINK))
     return links
 
 

@@ -1,8 +1,11 @@
 """The life of workers, from their heartbeats and lifecycle signals: pure, time is an argument."""
 
+from collections import deque
+
 from agent.core.clock import NANOSECONDS
 from agent.correlate import logs, metrics
 from agent.correlate.logs import LogEvent, LogWriter, event
+from agent.correlate.process import Process
 from agent.otlp.log_record import Severity
 from agent.otlp.metrics import Aggregator
 from agent.stem.catalogue import SignalName
@@ -25,24 +28,78 @@ LIFECYCLE = {
         "worker {} disposed of an isolate",
     ),
 }
+HEARTBEAT = event("stem.worker.heartbeat", Severity.TRACE)
+LOST = event("stem.worker.lost", Severity.ERROR)
+RECOVERED = event("stem.worker.recovered", Severity.INFO)
+REPLACED = event("stem.worker.replaced", Severity.INFO)
+COLLISION = event("stem.worker.collision", Severity.WARN)
+
+SKEW_BEATS = 16
+"""Heartbeats of which the one that was under way for the shortest time tells the skew."""
+COLLISION_NS = 2 * NANOSECONDS
+"""A process heard so long after another took its name is no straggler: both are alive."""
+_GAUGES = (
+    metrics.WORKER_UP,
+    metrics.WORKER_AGE,
+    metrics.WORKER_INFLIGHT,
+    metrics.WORKER_CONCURRENCY,
+    metrics.WORKER_MEMORY,
+    metrics.WORKER_SKEW,
+)
 
 WorkerKey = tuple[str, str]
 """Worker id and namespace, as the metrics' attributes have them."""
 
 
-class Worker:
-    """What is known of one worker."""
+class Faces:
+    """The processes that speak for one worker id, told apart as one kind of heartbeat can.
 
-    __slots__ = ("last_seen_ns", "stopped", "up")
+    Two that take turns are two processes with one name: Stem's default worker ids collide in containers.
+    """
+
+    __slots__ = ("_current", "_known")
+
+    def __init__(self) -> None:
+        self._current = ""
+        self._known: dict[str, tuple[str, int]] = {}  # where it runs, when it took over
+
+    @property
+    def current(self) -> str:
+        """Who spoke last."""
+        return self._current
+
+    def meet(self, face: str, place: str, now_ns: int) -> tuple[bool, str]:
+        """Note who speaks; return whether it is another than before, and where its rival runs, if they take turns."""
+        other, self._current = self._current, face
+        if other in {"", face}:
+            self._known.setdefault(face, (place, now_ns))
+            return False, ""
+        was_here = face in self._known
+        where, since_ns = self._known[other]
+        self._known = {other: (where, since_ns), face: (place, now_ns)}
+        return True, where if was_here and now_ns - since_ns > COLLISION_NS else ""
+
+
+class Worker:
+    """What is known of one worker id."""
+
+    __slots__ = ("beats", "collided_ns", "last_seen_ns", "signals", "skews", "stopped", "up")
 
     def __init__(self, now_ns: int) -> None:
         self.last_seen_ns = now_ns
         self.up = True
         self.stopped = False
+        self.signals = Faces()
+        self.beats = Faces()
+        self.collided_ns = 0
+        self.skews: deque[int] = deque(maxlen=SKEW_BEATS)
 
 
 class Workers:
-    """All workers heard of: fresh for `timeout` seconds after a beat, forgotten after `ttl`."""
+    """All workers heard of: fresh for `timeout` seconds after a beat, forgotten after `ttl`.
+
+    `redis_offset_ns` is the clock of Redis minus ours: skews are told against Redis.
+    """
 
     def __init__(self, log: LogWriter, aggregator: Aggregator, *, timeout: float, ttl: float) -> None:
         self._log = log
@@ -51,19 +108,31 @@ class Workers:
         self._ttl_ns = int(ttl * NANOSECONDS)
         self._workers: dict[WorkerKey, Worker] = {}
         self._stopped: dict[WorkerKey, int] = {}  # when each said goodbye
+        self._deaf = False
+        self.redis_offset_ns = 0
 
-    def heartbeat(self, key: WorkerKey, *, time_ns: int, now_ns: int) -> None:
-        """Note a beat: from Stem's own channel, or the signal `worker-heartbeat`."""
+    def heartbeat(self, key: WorkerKey, face: str, place: str, *, native: bool, time_ns: int, now_ns: int) -> None:
+        """Note a beat: from Stem's own channel (`native`), or the signal `worker-heartbeat`.
+
+        `face` tells the process apart from others with the same worker id, `place` is where it runs, for people.
+        """
         if time_ns <= self._stopped.get(key, 0):
             return  # it was sent before the worker said goodbye
         self._stopped.pop(key, None)
         worker = self._workers.setdefault(key, Worker(now_ns))
         worker.last_seen_ns = now_ns
-        if not worker.up:
-            worker.up = True
-            self._write(logs.WORKER_RECOVERED, key, time_ns, now_ns, "worker {} is heard again")
-        worker.stopped = False
-        self._write(logs.WORKER_HEARTBEAT, key, time_ns, now_ns, "worker {} is alive")
+        worker.skews.append(time_ns - now_ns)
+        was_up, worker.up, worker.stopped = worker.up, True, False
+        other, collides_with = (worker.beats if native else worker.signals).meet(face, place, now_ns)
+        if collides_with and (not worker.collided_ns or now_ns - worker.collided_ns > self._ttl_ns):
+            worker.collided_ns = now_ns
+            sentence = f"worker id {{}} is used by two processes at once: {place}, and {collides_with}"
+            self._write(COLLISION, key, time_ns, now_ns, sentence)
+        if not was_up and other:
+            self._write(REPLACED, key, time_ns, now_ns, f"worker {{}} is heard again, as a new process: {place}")
+        elif not was_up:
+            self._write(RECOVERED, key, time_ns, now_ns, "worker {} is heard again")
+        self._write(HEARTBEAT, key, time_ns, now_ns, "worker {} is alive")
 
     def load(
         self, key: WorkerKey, now_ns: int, *, inflight: int | None, concurrency: int | None, memory: int | None
@@ -90,8 +159,25 @@ class Workers:
             worker.stopped = name is SignalName.WORKER_STOPPING
             worker.last_seen_ns = now_ns
 
+    def replaced(self, process: Process, why: str, now_ns: int) -> None:
+        """Note that a process gave way to another without a farewell; its worker is up if somebody beats for it."""
+        key = (process.worker, process.namespace)
+        worker = self._workers.get(key)
+        if worker and worker.signals.current == process.boot:
+            worker.up = False
+        self._write(LOST, key, now_ns, now_ns, f"worker {{}} vanished ({process.place}): {why}")
+
+    def deaf(self, *, begins: bool, now_ns: int) -> None:
+        """Note that nobody can be heard, or can again."""
+        self._deaf = begins
+        if not begins:
+            for worker in self._workers.values():
+                worker.last_seen_ns = max(worker.last_seen_ns, now_ns)
+
     def tick(self, now_ns: int) -> None:
         """Tell which workers fell silent; forget those that stay so."""
+        if self._deaf:
+            return
         for gone in [key for key, at_ns in self._stopped.items() if now_ns - at_ns > self._ttl_ns]:
             del self._stopped[gone]
         for key, worker in list(self._workers.items()):
@@ -101,23 +187,20 @@ class Workers:
             elif worker.up and silence_ns > self._timeout_ns:
                 worker.up = False
                 silent = logs.duration(silence_ns / NANOSECONDS)
-                self._write(logs.WORKER_LOST, key, now_ns, now_ns, f"worker {{}} has been silent for {silent}")
+                self._write(LOST, key, now_ns, now_ns, f"worker {{}} has been silent for {silent}")
 
     def collect(self, now_ns: int) -> None:
         """Bring the gauges of every worker up to date."""
         for key, worker in self._workers.items():
             self._metrics.set(metrics.WORKER_UP, key, now_ns, int(worker.up))
             self._metrics.set(metrics.WORKER_AGE, key, now_ns, (now_ns - worker.last_seen_ns) / NANOSECONDS)
+            # Each beat was told some time before it was heard: the one least delayed is nearest to the truth.
+            skew_ns = max(worker.skews, default=0) - self.redis_offset_ns
+            self._metrics.set(metrics.WORKER_SKEW, key, now_ns, skew_ns / NANOSECONDS)
 
     def _forget(self, key: WorkerKey) -> None:
         self._workers.pop(key, None)
-        for instrument in (
-            metrics.WORKER_UP,
-            metrics.WORKER_AGE,
-            metrics.WORKER_INFLIGHT,
-            metrics.WORKER_CONCURRENCY,
-            metrics.WORKER_MEMORY,
-        ):
+        for instrument in _GAUGES:
             self._metrics.remove(instrument, key)
 
     def _write(
@@ -130,6 +213,6 @@ class Workers:
                 subject=key,
                 time_ns=time_ns,
                 now_ns=now_ns,
-                body=sentence.format(worker),
+                body=sentence.replace("{}", worker),
                 attributes=_WORKER_ID.text(worker) + _NAMESPACE.text(namespace) + extra,
             )

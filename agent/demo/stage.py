@@ -31,7 +31,7 @@ AGENT_YAML = """\
 receivers:
   stem_signals: {{url: "{redis}"}}
 connectors:
-  correlate: {{metrics_interval: 1s, heartbeat_timeout: 6s{repair}}}
+  correlate: {{metrics_interval: 1s, heartbeat_timeout: 6s, results: {{url: "{redis}"}}}}
 exporters:
   otlp_http:
     endpoint: {sink}
@@ -48,12 +48,10 @@ BACKEND_YAML = """\
   {name}: {{endpoint: "${{env:STEM_DEMO_ENDPOINT}}", retry_on_failure: {{max_interval: 5s}}}}
 """
 
-# What `correlate` needs to read the result records of tasks it lost sight of; it has no such option yet.
-REPAIR_YAML = ""
-
 Say = Callable[[str], None]
 Show = Callable[[Snapshot], None]
 StartAgent = Callable[[], Awaitable[Process]]
+RestartAgent = Callable[[Process], Awaitable[Process]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,10 +75,11 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Result:
-    """What a run came to. `backend` counts what became of the items that were for the user's own endpoint.
+    """What a run came to.
 
     `examples` say of single attempts and items what differs. Where agents followed one another, `cpu_s` is of all of
-    them, the rest of the last.
+    them, the rest of the last. `backend` counts what became of the items that were for the user's own endpoint;
+    `refusal` says why that took no connection in the end, if it did not take everything.
     """
 
     plot: Plot
@@ -148,30 +147,32 @@ class Stage:
             options += ["--seed", str(plot.seed), "--faults", plot.fault_text, "--truth", str(truth)]
             fleet = await stack.enter_async_context(spawn("fleet", ["agent.demo.fleet", *options], directory))
             await fleet.announced(truth.with_suffix(".ready"))
-            self._say(f"agent and fleet run: {plot.workers} workers, about {plot.rate:g} tasks/s; Ctrl-C ends the demo")
-            agent = await self._watch(sink, agent, fleet, start)
+            self._say(f"agent and fleet run: {plot.scene}; Ctrl-C ends the demo")
+            view, began = View(sink), asyncio.get_running_loop().time()
+            agent = await self._watch(view, began, agent, fleet, partial(self._restart, sink=sink, start=start))
             self._say("stopping the fleet: every task finds its end ...")
             if code := await fleet.stop():
                 raise DemoError(f"the fleet ended with exit code {code}:\n{fleet.output()}")
             self._say("stopping the agent: it drains ...")
-            rss_mib = agent.usage()[1]
-            cpu_s = self._cpu_s(agent)
+            usage = self._usage(agent)
             exit_code = await agent.stop()
-            done = read_truth(truth)
+            self._look(view, began, usage, over=True)
+            done, backend = read_truth(truth), _backend(sink)
             done.agents = self._agents
             compared = examine(done, sink)
+            short = backend["delivered"] < backend["accepted"]
             return Result(
                 *(plot, done, compared.rows, compared.fidelity, compared.examples),
-                *(exit_code, cpu_s, rss_mib, agent.output(), _backend(sink)),
-                kept=f"{url} (process {valkey.pid}; kill it when you are done)" if plot.keep else None,
+                *(exit_code, *usage, agent.output(), backend),
+                refusal=await refusal(plot.endpoint) if plot.endpoint and short else None,
+                kept=f"{url} (process {valkey.pid}, yours to kill)" if plot.keep else None,
             )
 
     async def _start_agent(self, stack: contextlib.AsyncExitStack, directory: Path, url: str, sink: Sink) -> Process:
         config, endpoint = directory / "agent.yaml", self._plot.endpoint
         exporters = f"otlp_http, {BACKEND}" if endpoint else "otlp_http"
         backend = BACKEND_YAML.format(name=BACKEND) if endpoint else ""
-        repair = REPAIR_YAML.format(redis=url)
-        text = AGENT_YAML.format(redis=url, sink=sink.url, backend=backend, exporters=exporters, repair=repair)
+        text = AGENT_YAML.format(redis=url, sink=sink.url, backend=backend, exporters=exporters)
         config.write_text(text, encoding="utf-8")
         environ: dict[str, str] = {}
         if endpoint:
@@ -184,12 +185,11 @@ class Stage:
         await subscribed(url, agent)
         return agent
 
-    async def _watch(self, sink: Sink, agent: Process, fleet: Process, start: StartAgent) -> Process:
+    async def _watch(self, view: View, began: float, agent: Process, fleet: Process, restart: RestartAgent) -> Process:
         """Show what there is to see, and restart the agent if that is a fault; return the one that runs at the end."""
-        loop = asyncio.get_running_loop()
-        started, view, duration = loop.time(), View(sink), self._plot.duration
+        loop, duration = asyncio.get_running_loop(), self._plot.duration
         restart_s = self._plot.faults.restart_every_s or math.inf
-        restart_at = started + restart_s
+        restart_at = began + restart_s
         while not self.stopped.is_set():
             left = self._interval if duration is None else began + duration - loop.time()
             if left <= 0:
@@ -197,24 +197,28 @@ class Stage:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(min(self._interval, left, max(restart_at - loop.time(), 0))):
                     await self.stopped.wait()
-            for process in (agent, fleet):
-                process.check()
-            rss_mib = agent.usage()[1]
-            cpu_s = self._cpu_s(agent)
-            self._show(view.look(loop.time() - started, cpu_s=cpu_s, rss_mib=rss_mib, traces=TRACES))
+            agent.check()
+            fleet.check()
+            self._look(view, began, self._usage(agent))
             if loop.time() >= restart_at:
-                agent = await self._restart(agent, sink, start)
+                agent = await restart(agent)
                 restart_at = loop.time() + restart_s
         return agent
 
-    async def _restart(self, agent: Process, sink: Sink, start: StartAgent) -> Process:
-        self._ended_cpu_s = self._cpu_s(agent)
+    def _look(self, view: View, began: float, usage: tuple[float, float], *, over: bool = False) -> None:
+        now = asyncio.get_running_loop().time() - began
+        self._show(view.look(now, cpu_s=usage[0], rss_mib=usage[1], traces=TRACES, over=over))
+
+    async def _restart(self, agent: Process, *, sink: Sink, start: StartAgent) -> Process:
+        self._ended_cpu_s = self._usage(agent)[0]
         await agent.stop()  # what it could not tell is its loss, and shows in the comparison
         sink.next_sender()
         return await start()
 
-    def _cpu_s(self, agent: Process) -> float:
-        return self._ended_cpu_s + agent.usage()[0]
+    def _usage(self, agent: Process) -> tuple[float, float]:
+        """Return the CPU seconds of all agents so far, and the resident MiB of this one."""
+        cpu_s, rss_mib = agent.usage()
+        return self._ended_cpu_s + cpu_s, rss_mib
 
 
 def _backend(sink: Sink) -> Counter[str]:

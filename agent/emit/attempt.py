@@ -31,13 +31,15 @@ class AttemptSignals(Generic[Sent]):
 
     def received(self) -> Sent:
         """`task-received`: the worker took the task. Stem's own attributes lack the attempt here."""
-        self.received_at = now = self._emitter.composer.clock()
+        now = self._emitter.composer.clock()
+        self.received_at = self.received_at or now  # the first time is the truth, should it be said again
         return self._emit(SignalName.TASK_RECEIVED, {}, at=now, numbered=False, repeat=False)
 
     def prerun(self) -> Sent:
         """`task-prerun`: the handler is about to run."""
-        self.started_at = now = self._emitter.composer.clock()
-        return self._emit(SignalName.TASK_PRERUN, {}, at=now, started=False)
+        now, again = self._emitter.composer.clock(), self.started_at is not None
+        self.started_at = self.started_at or now
+        return self._emit(SignalName.TASK_PRERUN, {}, at=now, started=again)
 
     def succeeded(self) -> Sent:
         """`task-succeeded`."""

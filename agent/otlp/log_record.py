@@ -42,8 +42,9 @@ def encode_kind(event_name: str, severity: Severity) -> bytes:
 
 
 def encode_context(trace_id: bytes, span_id: bytes, flags: int) -> bytes:
-    """Encode the span that a record belongs to."""
-    return _TRACE_ID + trace_id + _SPAN_ID + span_id + _FLAGS(_FLAGS_TAG, flags)
+    """Encode the span that a record belongs to; without `span_id`, only its trace."""
+    span = _SPAN_ID + span_id if span_id else b""
+    return _TRACE_ID + trace_id + span + _FLAGS(_FLAGS_TAG, flags)
 
 
 def encode_log(*, time_ns: int, observed_ns: int, kind: bytes, body: str, context: bytes, attributes: bytes) -> bytes:

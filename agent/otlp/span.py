@@ -16,6 +16,7 @@ class SpanKind(IntEnum):
 
 SPAN_ATTRIBUTE_FIELD = 9
 LINK_ATTRIBUTE_FIELD = 4
+EVENT_ATTRIBUTE_FIELD = 3
 FLAG_SAMPLED = 0x01
 _HAS_IS_REMOTE = 0x100
 _IS_REMOTE = 0x200
@@ -30,6 +31,10 @@ _KIND = tag(6, 0)
 _TIMES = Struct("<BQBQ").pack
 _START = tag(7, 1)[0]
 _END = tag(8, 1)[0]
+_EVENTS = tag(11, 2)
+_EVENT_TIME = Struct("<BQ").pack
+_EVENT_TIME_TAG = tag(1, 1)[0]
+_EVENT_NAME = tag(2, 2)
 _LINKS = tag(13, 2)
 _STATUS = delimited(tag(15, 2), b"")[:1]
 _STATUS_MESSAGE = tag(2, 2)
@@ -83,6 +88,12 @@ def encode_link(
     state = delimited(_LINK_TRACE_STATE, utf8(trace_state)) if trace_state else b""
     link = _IDS(_TRACE_ID, trace_id, _SPAN_ID, span_id) + state + attributes + _LINK_FLAGS(_LINK_FLAGS_TAG[0], flags)
     return delimited(_LINKS, link)
+
+
+def encode_event(time_ns: int, name: str, attributes: bytes = b"") -> bytes:
+    """Encode an event as an entry of the span's events."""
+    event = _EVENT_TIME(_EVENT_TIME_TAG, time_ns) + delimited(_EVENT_NAME, utf8(name)) + attributes
+    return delimited(_EVENTS, event)
 
 
 def encode_error_status(message: str) -> bytes:

@@ -81,9 +81,12 @@ class Meta(Struct, gc=False):
     parent_task_id: str | None = field(default=None, name="stem.parentTaskId")
     root_task_id: str | None = field(default=None, name="stem.rootTaskId")
     group_id: str | None = field(default=None, name="groupId")
+    chord_id: str | None = field(default=None, name="chordId")
+    chain_id: str | None = field(default=None, name="chainId")
     workflow_run_id: str | None = field(default=None, name="stem.workflow.runId")
     workflow_name: str | None = field(default=None, name="stem.workflow.name")
     workflow_step: str | None = field(default=None, name="stem.workflow.step")
+    continuation: bool | None = field(default=None, name="stem.workflow.continuation")
 
 
 class Headers(Struct, gc=False):
@@ -92,6 +95,9 @@ class Headers(Struct, gc=False):
     traceparent: str | None = None
     tracestate: str | None = None
     group_id: str | None = field(default=None, name="stem-group-id")
+    chord_id: str | None = field(default=None, name="stem-chord-id")
+    chain_id: str | None = field(default=None, name="stem-chain-id")
+    chain_index: str | None = field(default=None, name="stem-chain-index")
     schedule_id: str | None = field(default=None, name="schedule-id")
 
 
@@ -115,6 +121,8 @@ class HeartbeatExtras(Struct, rename="camel", gc=False):
 
     concurrency: Count | None = None
     memory_bytes: Count | None = None
+    pid: Count | None = None
+    host: str | None = None
 
 
 class Heartbeat(Struct, rename="camel", gc=False):

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from os import cpu_count
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
@@ -102,10 +103,10 @@ async def play_all(scenarios: Sequence[Scenario], options: argparse.Namespace) -
 
 
 def table(played: Sequence[Played], duration: float) -> Table:
-    drawn = Table()
+    drawn = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     drawn.add_column("what goes wrong", no_wrap=True)
-    for heading in ("attempts", "exact", "incomplete", "missing", "wrong", "doubled or invented", "agent's CPU"):
-        drawn.add_column(heading, justify="right", overflow="fold", min_width=len("100.00 %"))
+    for heading in ("attempts", "exact", "incomplete", "missing", "wrong", "invented", "CPU"):
+        drawn.add_column(heading, justify="right", no_wrap=True)
     for each in played:
         run = each.figures(duration)
         shares = (report.percent(run[verdict]) for verdict in (Verdict.EXACT, Verdict.INCOMPLETE, Verdict.MISSING))

@@ -7,11 +7,10 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from agent.correlate.config import CorrelateConfig, LogsConfig
-from agent.correlate.correlator import CLOCK_ADJUSTED, EVICTED, LATE, UNATTRIBUTED
 from agent.correlate.logs import duration
+from agent.correlate.tasks import CLOCK_ADJUSTED, EVICTED, LATE, UNATTRIBUTED
 from agent.demo.sink import attributes
 from agent.emit import iso
-from agent.stem.catalogue import SignalName
 from agent.stem.wire import Gap
 from tests.support import (
     EPOCH,
@@ -21,7 +20,6 @@ from tests.support import (
     UTC_ZONE,
     Heard,
     Story,
-    ToldTime,
     envelope,
     found,
     nanoseconds,
@@ -311,7 +309,7 @@ def test_attempts_that_are_too_many_or_too_old_are_dropped_and_counted() -> None
     for number in range(4):
         heard.hear(Story().run(task=envelope(id=f"t{number}"))[:2])
     heard.pass_time(0.1)
-    assert len(heard.correlator.attempts) == 2
+    assert len(heard.correlator.tasks.attempts) == 2
     assert heard.correlator.counters[EVICTED, "max_tasks"] == 2
     heard.pass_time(10)
     assert heard.correlator.counters[EVICTED, "task_ttl"] == 2
@@ -407,56 +405,6 @@ def test_a_publish_is_counted_once_and_logged_in_the_producers_span() -> None:
     assert {record.span_id.hex() for record in heard.logs} == {"b7ad6b7169203331"}
 
 
-def test_a_worker_is_up_while_it_beats_and_lost_when_it_does_not() -> None:
-    story = Story()
-    story.recorded.heartbeat()
-    heard = Heard().hear(story.payloads)
-    assert heard.metrics()["stem.worker.up"].gauge.data_points[0].as_int == 1
-    heard.pass_time(30.1)
-    assert heard.metrics()["stem.worker.up"].gauge.data_points[0].as_int == 0
-    assert heard.metrics()["stem.worker.heartbeat.age"].gauge.data_points[0].as_double == pytest.approx(30.1)
-    heard.hear(story.payloads)
-    assert heard.metrics()["stem.worker.up"].gauge.data_points[0].as_int == 1
-    assert [record.event_name for record in heard.logs] == ["stem.worker.lost", "stem.worker.recovered"]
-    assert "stem.worker.up" not in heard.pass_time(600.1).metrics()
-
-
-def test_a_graceful_stop_is_no_alarm() -> None:
-    story = Story()
-    story.recorded.heartbeat()
-    story.recorded.worker(SignalName.WORKER_STOPPING, reason="warm")
-    story.recorded.worker(SignalName.WORKER_SHUTDOWN, reason="warm")
-    heard = Heard().hear(story.payloads).pass_time(31)
-    assert [record.event_name for record in heard.logs] == ["stem.worker.stopping", "stem.worker.shutdown"]
-    assert "stem.worker.up" not in heard.metrics()
-
-
-def test_a_process_without_a_worker_beats_and_is_not_watched() -> None:
-    story = Story(worker_id="")
-    story.recorded.heartbeat()
-    heard = Heard().hear(story.payloads).pass_time(31)
-    assert not heard.logs
-    assert "stem.worker.up" not in heard.metrics()
-
-
-def test_a_worker_that_never_beat_is_not_watched() -> None:
-    story = Story()
-    story.recorded.worker(SignalName.WORKER_READY)
-    heard = Heard().hear(story.payloads).pass_time(31)
-    assert [record.event_name for record in heard.logs] == ["stem.worker.ready"]
-
-
-def test_signals_of_later_issues_are_decoded_and_make_nothing_yet() -> None:
-    story = Story()
-    story.recorded.schedule_due("nightly", EPOCH)
-    story.recorded.schedule_dispatched("nightly", EPOCH, EPOCH)
-    story.recorded.schedule_failed("nightly", EPOCH, "x")
-    story.recorded.workflow("workflow-run-started", "wf-1", "checkout", "running")
-    story.recorded.control("control-command-received", "r", "ping")
-    heard = Heard(DEBUG).hear(story.payloads)
-    assert (heard.spans, heard.logs) == ([], [])
-
-
 def test_an_unknown_signal_is_a_log_record() -> None:
     story = Story()
     story.recorded.emit("task-teleported", {})
@@ -491,13 +439,15 @@ def test_wait_spans_can_be_turned_off() -> None:
 
 def test_middleware_that_repeats_a_prerun_starts_nothing_twice() -> None:
     story = Story()
-    payloads = story.run()
-    again = Story(time=ToldTime(EPOCH + timedelta(milliseconds=3)))
-    again.attempt().prerun()
-    heard = Heard().hear([*payloads[:2], *again.payloads, *payloads[2:]])
+    signals = story.attempt()
+    for step in (signals.received, signals.prerun, signals.prerun, signals.succeeded):
+        step()
+        story.time.advance(0.001)
+    signals.postrun("succeeded")
+    heard = Heard().hear(story.payloads)
     assert heard.counts()["stem.tasks.started"] == 1
     assert heard.span("process").start_time_unix_nano == nanoseconds(EPOCH + timedelta(milliseconds=1))
-    assert len(heard.correlator.attempts) == 0
+    assert len(heard.correlator.tasks.attempts) == 0
 
 
 def test_a_thin_envelope_does_not_keep_a_better_one_from_being_read() -> None:
@@ -512,16 +462,6 @@ def test_a_publish_may_be_told_by_its_envelope_alone() -> None:
     heard = Heard(DEBUG).hear(story.payloads)
     assert heard.logs[0].body.string_value == "task email.send published to default"
     assert found(heard.metrics()["stem.tasks.published"].sum.data_points[0])["queue"] == "default"
-
-
-def test_a_beat_that_was_sent_before_the_goodbye_brings_nobody_back() -> None:
-    story = Story()
-    story.recorded.heartbeat()
-    story.time.advance(1)
-    story.recorded.worker(SignalName.WORKER_SHUTDOWN)
-    beat, goodbye = story.payloads
-    heard = Heard().hear([beat, goodbye, beat]).pass_time(31)
-    assert [record.event_name for record in heard.logs] == ["stem.worker.shutdown"]
 
 
 @pytest.mark.parametrize(

@@ -75,8 +75,16 @@ def test_a_child_inherits_everything_but_the_name_and_knows_its_root() -> None:
 def test_faults_are_read() -> None:
     assert parse_faults("") == Faults()
     assert parse_faults("loss=1%, dup=0.5,shuffle=80ms,kill-worker") == Faults(0.01, 0.5, 0.08, 5.0)
+    assert parse_faults("kill-worker=2s").kill_every_s == 2.0
+    assert not parse_faults("shuffle=0s").any
     assert parse_faults("kill-worker=2s,restart-agent") == Faults(kill_every_s=2.0, restart_every_s=7.0)
     assert parse_faults("skew=90s").skew_s == 90.0
+
+
+@pytest.mark.parametrize("text", ["kill-worker=0s", "kill-worker=0ms", "kill-worker=inf", "shuffle=nan", "shuffle=-1s"])
+def test_a_fault_that_cannot_be_is_refused_with_what_was_expected(text: str) -> None:
+    with pytest.raises(ValueError, match=rf"found '{text}'; expected a list such as"):
+        parse_faults(text)
 
 
 class _Publisher:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from agent.cli import app
 from agent.cli.demo import _headline, _report
 from agent.core.errors import EXIT_LOST
-from agent.demo.compare import Row, compare
+from agent.demo.compare import Fidelity, Row, compare
 from agent.demo.fleet.faults import Faults
 from agent.demo.reach import refusal
 from agent.demo.sink import Sink
@@ -92,7 +92,7 @@ def reported(plot: Plot, rows: list[Row], **changes: Any) -> list[str]:
     truth = Truth()
     truth.signals.sent, truth.signals.lost, truth.signals.doubled = 12_345_678, 123_456, 1
     known = {"agent_exit": 0, "cpu_s": 12345.67, "rss_mib": 1234.0, "agent_log": "", "backend": Counter[str]()}
-    known |= {"refusal": None, "kept": None}
+    known |= {"refusal": None, "kept": None, "fidelity": Fidelity(0, 0, 0, 0, 0, 0), "examples": []}
     console = Console(file=io.StringIO(), width=80)
     _report(console, Result(plot=plot, truth=truth, rows=rows, **{**known, **changes}))
     return [text.rstrip() for text in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]

@@ -19,8 +19,6 @@ from agent.demo.compare.spans import attempt_rows, compare_spans
 from agent.demo.sink import Sink
 from agent.demo.truth import Truth
 
-WORST = {Verdict.WRONG: 0, Verdict.MISSING: 1, Verdict.INCOMPLETE: 2}
-
 __all__ = ["Comparison", "Fidelity", "Row", "Verdict", "compare", "examine"]
 
 
@@ -42,13 +40,18 @@ def examine(truth: Truth, sink: Sink) -> Comparison:
         others.append(Row("signals lost, and noticed", truth.signals.noticeable, noticed))
     known = [told for told in matched.told if told.counts]
     verdicts = Counter(told.verdict for told in known)
-    inexact = sorted(
-        (told for told in known if told.verdict is not Verdict.EXACT), key=lambda told: WORST[told.verdict]
+    wrong, missing, incomplete = (
+        [told.describe() for told in known if told.verdict is verdict]
+        for verdict in (Verdict.WRONG, Verdict.MISSING, Verdict.INCOMPLETE)
     )
     return Comparison(
         rows=[*attempt_rows(matched), *others],
         fidelity=fidelity(verdicts, len(matched.invented), others, uncounted),
-        examples=[f"invented or doubled: {seen.describe()}" for seen in matched.invented]
-        + [told.describe() for told in inexact]
-        + [f"{row.what}: {note}" for row in others for note in row.notes],
+        examples=[  # the worst first
+            *(f"invented or doubled: {seen.describe()}" for seen in matched.invented),
+            *wrong,
+            *(f"{row.what}: {note}" for row in others for note in row.notes),
+            *missing,
+            *incomplete,
+        ],
     )

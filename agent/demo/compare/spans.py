@@ -91,7 +91,7 @@ def _roots(sink: Sink, told: Sequence[Told], *, several_agents: bool) -> Iterato
             task = attempted.get(task_id := seen.key[0])
             if task_id in known:
                 doubled += 1
-            elif task is None or not _right_root(task, seen):
+            elif task is None or not _right_root(task, seen, several_agents=several_agents):
                 notes.append(f"{seen.describe()} is not as {task}")
             known.add(task_id)
         if several_agents:
@@ -101,14 +101,16 @@ def _roots(sink: Sink, told: Sequence[Told], *, several_agents: bool) -> Iterato
         yield Row(f"{role} spans", len(wanted | known & set(attempted)), received, wrong=wrong, notes=tuple(notes))
 
 
-def _right_root(task: TaskTruth, seen: Seen) -> bool:
+def _right_root(task: TaskTruth, seen: Seen, *, several_agents: bool) -> bool:
     span = seen.span
+    # A new agent may have seen the parent, but not the grandparent, and then believes the parent's header.
+    above = {task.send_parent, task.inherited} if several_agents else {task.send_parent}
     return (
         span.name == task.root_span_name
         and span.kind == Span.SPAN_KIND_PRODUCER
         and span.span_id == ids.span_id("send", task.task_id)
         and span.trace_id.hex() == task.trace_id
-        and span.parent_span_id.hex() == task.send_parent
+        and span.parent_span_id.hex() in above
         and seen.start_us == seen.end_us == task.enqueued_us
     )
 
@@ -135,8 +137,9 @@ def _wrong_run(truth: Truth, run: RunTruth, seen: Seen) -> Iterator[str]:
     parent = runner.span_id if runner and traced else ""
     if "start" not in seen.missing and not seen.near(seen.start_us, run.started_us):
         yield f"start off by {(seen.start_us - run.started_us) / 1000:.3f} ms"
-    if "end" not in seen.missing and not seen.near(seen.end_us, run.ended_us):
-        yield f"end off by {(seen.end_us - run.ended_us) / 1000:.3f} ms"
+    ended_us = max(run.ended_us, seen.start_us)  # two clocks may have it end before it began
+    if "end" not in seen.missing and not seen.near(seen.end_us, ended_us):
+        yield f"end off by {(seen.end_us - ended_us) / 1000:.3f} ms"
     if span.name != f"workflow {run.workflow}" or span.kind != Span.SPAN_KIND_INTERNAL:
         yield f"kind {span.kind}"
     place = (span.trace_id.hex(), span.parent_span_id.hex())

@@ -61,9 +61,9 @@ def parse_faults(text: str) -> Faults:
                 case "skew":
                     found["skew_s"] = _seconds(value)
                 case "kill-worker":
-                    found["kill_every_s"] = _seconds(value) if value else KILL_EVERY_SECONDS
+                    found["kill_every_s"] = _seconds(value, zero=False) if value else KILL_EVERY_SECONDS
                 case "restart-agent":
-                    found["restart_every_s"] = _seconds(value) if value else RESTART_EVERY_SECONDS
+                    found["restart_every_s"] = _seconds(value, zero=False) if value else RESTART_EVERY_SECONDS
                 case _:
                     raise ValueError(name)  # noqa: TRY301 - told once, below
         except ValueError:

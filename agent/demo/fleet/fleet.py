@@ -20,6 +20,8 @@ from agent.demo.truth import Truth
 from agent.emit import iso
 from agent.stem.keys import Keys
 
+MAX_CONNECTIONS = 4096
+"""All workers share one client, and each waits on every one of its queues at once."""
 RESTART_SECONDS = 0.5
 PAUSE_EVERY_SECONDS, PAUSE_SECONDS = 4.0, 0.4
 PRODUCER_SKEW = -0.4
@@ -45,7 +47,11 @@ class Fleet:
         self.truth = Truth()
         self.chance = random.Random(seed)
         self.keys = Keys()
-        self.redis: Any = redis.asyncio.Redis.from_url(url, decode_responses=True)
+        self.redis: Any = redis.asyncio.Redis.from_url(
+            url,
+            decode_responses=True,
+            max_connections=MAX_CONNECTIONS,
+        )
         self.paused: set[str] = set()
         self.first_due: dict[tuple[str, int], int] = {}
         self.extended: set[tuple[str, int]] = set()

@@ -1,0 +1,151 @@
+"""The processes that speak: who they are, and when each was heard last. Pure; time is an argument."""
+
+from collections.abc import Iterator
+from enum import Enum, auto
+
+from agent.core.clock import NANOSECONDS
+from agent.stem.wire import Signal
+
+MAX_PROCESSES = 10_000
+"""Remembered; beyond that the one heard of first is forgotten, and is not missed when it falls silent."""
+
+LOOK_NS = NANOSECONDS // 2
+"""How often the silent are looked for: there may be thousands of processes."""
+
+
+class Life(Enum):
+    """What is known of a process."""
+
+    ALIVE = auto()
+    STOPPED = auto()  # it said goodbye
+    LOST = auto()  # it fell silent, or another took its place
+
+
+class Process:
+    """One emitter process (`boot`); without a boot, everything that its emitter says without one.
+
+    `heard_ns` is our clock's time of its last signal, `told_ns` the latest time that it told by its own clock.
+    `beats`: it sends heartbeats, so its silence means something.
+    """
+
+    __slots__ = (
+        "beats",
+        "boot",
+        "emitter",
+        "followed_ns",
+        "goodbye_ns",
+        "heard_ns",
+        "host",
+        "life",
+        "namespace",
+        "pid",
+        "told_ns",
+        "worker",
+    )
+
+    def __init__(self, namespace: str, emitter: str, boot: str, now_ns: int) -> None:
+        self.namespace = namespace
+        self.emitter = emitter
+        self.boot = boot
+        self.worker = ""
+        self.host = ""
+        self.pid = 0
+        self.beats = False
+        self.life = Life.ALIVE
+        self.heard_ns = now_ns
+        self.told_ns = 0
+        self.goodbye_ns = 0
+        self.followed_ns = 0  # when another process began to speak under the same emitter
+
+    @property
+    def place(self) -> str:
+        """Where it runs, for people."""
+        pid = f"pid {self.pid}" if self.pid else f"boot {self.boot}"
+        return f"{pid} on {self.host}" if self.host else f"{pid} of {self.emitter}"
+
+
+class Processes:
+    """Everybody who was heard, and the judgement over those who are heard no more.
+
+    A process is lost when it was silent for `timeout` seconds, or for a third of that after another process began to
+    speak under the same emitter (an emitter names one container: the new one is what was restarted). Heartbeats come
+    three times in `timeout`; a process that never sent one is judged by its follower only.
+    """
+
+    def __init__(self, *, timeout: float, ttl: float) -> None:
+        self._timeout_ns = int(timeout * NANOSECONDS)
+        self._follow_ns = self._timeout_ns * 2 // 5  # one interval, and something for its delay
+        self._ttl_ns = int(ttl * NANOSECONDS)
+        self._known: dict[tuple[str, str, str], Process] = {}
+        self._speaking: dict[tuple[str, str], Process] = {}
+        self._deaf = 0
+        self._next_look_ns = 0
+
+    def heard(self, signal: Signal, time_ns: int, now_ns: int) -> Process:
+        """Note that a process spoke, and return it."""
+        key = (signal.namespace, signal.emitter or "", signal.boot or "")
+        process = self._known.get(key)
+        if process is None:
+            process = self._meet(key, now_ns)
+        process.heard_ns = now_ns
+        if time_ns > process.told_ns:  # noqa: PLR1730 - runs per signal: max() costs three times as much
+            process.told_ns = time_ns
+        return process
+
+    def _meet(self, key: tuple[str, str, str], now_ns: int) -> Process:
+        if len(self._known) >= MAX_PROCESSES:
+            del self._known[next(iter(self._known))]
+        process = self._known[key] = Process(*key, now_ns)
+        if process.boot:
+            before = self._speaking.get(key[:2])
+            if before and before.life is Life.ALIVE:
+                before.followed_ns = now_ns
+            self._speaking[key[:2]] = process
+        return process
+
+    def returned(self, process: Process) -> bool:
+        """Return whether a process that was given up is heard again, and believe it."""
+        if process.life is not Life.LOST:
+            return False
+        process.life, process.followed_ns = Life.ALIVE, 0
+        return True
+
+    def of(self, namespace: str, emitter: str) -> Iterator[Process]:
+        """Yield the processes that spoke, or speak, under an emitter."""
+        return (process for process in self.all(namespace) if process.emitter == emitter)
+
+    def all(self, namespace: str) -> Iterator[Process]:
+        """Yield every process of a namespace."""
+        return (process for process in self._known.values() if process.namespace == namespace)
+
+    def deaf(self, *, begins: bool, namespace: str, now_ns: int) -> None:
+        """Note that nobody can be heard, or can again: our deafness must not be taken for their silence."""
+        self._deaf = max(0, self._deaf + (1 if begins else -1))
+        if not begins:
+            for process in self._known.values():
+                if process.namespace == namespace:
+                    process.heard_ns = max(process.heard_ns, now_ns)
+
+    def lost(self, now_ns: int) -> Iterator[tuple[Process, str]]:
+        """Yield each process that is to be given up now, with what is known of why; forget those long gone."""
+        if self._deaf or now_ns < self._next_look_ns:
+            return
+        self._next_look_ns = now_ns + LOOK_NS
+        for key, process in list(self._known.items()):
+            silence_ns = now_ns - process.heard_ns
+            if process.life is not Life.ALIVE:
+                if silence_ns > self._ttl_ns:
+                    self._forget(key)
+            elif process.followed_ns and silence_ns > self._follow_ns:
+                process.life = Life.LOST
+                yield process, "another process took its place"
+            elif process.beats and silence_ns > self._timeout_ns:
+                process.life = Life.LOST
+                yield process, ""
+            elif silence_ns > 2 * self._ttl_ns and not process.beats:
+                self._forget(key)
+
+    def _forget(self, key: tuple[str, str, str]) -> None:
+        process = self._known.pop(key)
+        if self._speaking.get(key[:2]) is process:
+            del self._speaking[key[:2]]

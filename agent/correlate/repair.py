@@ -1,0 +1,127 @@
+"""Repair from Stem's result records: which tasks to ask for, and what an answer says about an attempt. Pure.
+
+A record is the last word of a worker about a task, written just before the signal. It is one record for all attempts
+and deliveries, and the last writer wins, so it must be read with care (Stem's traps): `queued` may be a publisher's
+late write over an end; `retried` may mean that a delivery was only sent back (rate limit, pause), and names neither
+worker nor start; `cancelled` may mean expired; and any later attempt hides what became of the ones before.
+"""
+
+from collections.abc import Iterable
+from datetime import datetime, tzinfo
+from enum import Enum, auto
+from typing import NamedTuple
+
+from agent.core.clock import NANOSECONDS
+from agent.correlate.attempt import Attempt, Ending, EndKind
+from agent.stem.catalogue import TaskState
+from agent.stem.status import TaskStatus
+from agent.stem.timestamps import epoch_ns
+
+SAME_START_NS = NANOSECONDS
+"""A record's `startedAt` is taken just before the signal's; two deliveries start further apart than this."""
+_MILLISECOND_NS = 1_000_000
+
+
+class RepairQueue:
+    """Tasks whose records are wanted, oldest first, each once; bounded by `most`."""
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._wanted: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._wanted)
+
+    def want(self, task_id: str) -> None:
+        """Ask for a task's record."""
+        if task_id not in self._wanted and len(self._wanted) >= self._most:
+            del self._wanted[next(iter(self._wanted))]
+        self._wanted[task_id] = None
+
+    def take(self, most: int) -> list[str]:
+        """Remove and return up to `most` task ids."""
+        taken = [task_id for task_id, _ in zip(self._wanted, range(most), strict=False)]
+        for task_id in taken:
+            del self._wanted[task_id]
+        return taken
+
+    def put_back(self, task_ids: Iterable[str]) -> None:
+        """Ask again for what could not be answered."""
+        for task_id in task_ids:
+            self.want(task_id)
+
+
+class Says(Enum):
+    """What a record says about an attempt."""
+
+    NOTHING = auto()
+    RUNS = auto()
+    ENDED = auto()
+    OVER = auto()  # a later attempt exists: this one has ended, and nobody knows how
+
+
+class Reading(NamedTuple):
+    """A record, read for one attempt; `started_ns` is 0 where it does not tell."""
+
+    says: Says
+    started_ns: int = 0
+    kind: EndKind | None = None
+    ending: Ending | None = None
+
+
+_NOTHING = Reading(Says.NOTHING)
+
+
+def read_record(record: TaskStatus, attempt: Attempt, zone: tzinfo) -> Reading:
+    """Return what a record says about an attempt; its times without an offset are in `zone`."""
+    if record.attempt is None or record.attempt != attempt.number:
+        return Reading(Says.OVER) if (record.attempt or 0) > attempt.number else _NOTHING
+    if record.state is TaskState.RETRIED:
+        return _retried(record, attempt, zone)
+    started_ns = _ns(record.started_at, zone)
+    same_worker = record.worker in {None, attempt.worker}
+    same_start = not (started_ns and attempt.started_ns) or abs(started_ns - attempt.started_ns) < SAME_START_NS
+    if record.state is TaskState.QUEUED or not (same_worker and same_start):
+        return _NOTHING  # a publisher's late write, or another delivery's
+    if record.state is TaskState.RUNNING:
+        return Reading(Says.RUNS, started_ns)
+    kind, ending = _end(record, zone)
+    return _NOTHING if _before(ending.time_ns, attempt) else Reading(Says.ENDED, started_ns, kind, ending)
+
+
+def _retried(record: TaskStatus, attempt: Attempt, zone: tzinfo) -> Reading:
+    if record.rate_limited or record.queue_paused:
+        return _NOTHING  # a delivery was sent back; the attempt is still to come
+    ended_ns = _ns(record.updated_at, zone)
+    if _before(ended_ns, attempt):
+        return _NOTHING
+    delay_ms = record.retry_delay_ms
+    next_retry_ns = ended_ns + delay_ms * _MILLISECOND_NS if delay_ms is not None else 0
+    return Reading(Says.ENDED, 0, EndKind.RETRIED, _ending(record, ended_ns, next_retry_ns=next_retry_ns))
+
+
+def _end(record: TaskStatus, zone: tzinfo) -> tuple[EndKind, Ending]:
+    if record.state is TaskState.SUCCEEDED:
+        return EndKind.SUCCEEDED, Ending(_ns(record.completed_at or record.updated_at, zone))
+    if record.state is TaskState.FAILED:
+        reason = "signature-invalid" if record.security else "max-retries-exhausted" if record.retry_exhausted else ""
+        return EndKind.FAILED, _ending(record, _ns(record.failed_at or record.updated_at, zone), reason=reason)
+    if record.expired:
+        return EndKind.EXPIRED, Ending(_ns(record.expired_at or record.updated_at, zone))
+    return EndKind.REVOKED, Ending(_ns(record.updated_at, zone), record.revoked_reason or "")
+
+
+def _ending(record: TaskStatus, time_ns: int, *, next_retry_ns: int = 0, reason: str = "") -> Ending:
+    error = record.error
+    if error is None:
+        return Ending(time_ns, next_retry_ns=next_retry_ns, reason=reason)
+    return Ending(time_ns, error.message or "", error.stack or "", next_retry_ns, error.type or "", reason)
+
+
+def _before(ended_ns: int, attempt: Attempt) -> bool:
+    """Whether an end lies before the attempt's start: then it is that of an earlier delivery."""
+    return not ended_ns or ended_ns < (attempt.started_ns or attempt.received_ns)
+
+
+def _ns(time: datetime | None, zone: tzinfo) -> int:
+    return epoch_ns(time, zone) if time else 0

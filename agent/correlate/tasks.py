@@ -1,0 +1,371 @@
+"""The life of every attempt: facts are merged, ends are waited for, asked for and concluded. Pure; time is an argument.
+
+The state machine is told as a table in the package's docstring.
+"""
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping
+from datetime import UTC, datetime, tzinfo
+from sys import intern
+
+from agent.core.clock import NANOSECONDS
+from agent.correlate.attempt import END_SIGNALS, Attempt, Ending, EndKind, Ends, Mark
+from agent.correlate.attempts import AttemptTable
+from agent.correlate.config import CorrelateConfig
+from agent.correlate.family import Family
+from agent.correlate.origin import UNKNOWN_ORIGIN, read_origin
+from agent.correlate.process import Process
+from agent.correlate.recorder import Publish, Recorder
+from agent.correlate.repair import RepairQueue, Says, read_record
+from agent.correlate.settlement import decide
+from agent.correlate.workflows import Workflows
+from agent.stem.catalogue import SignalName, TaskState
+from agent.stem.status import TaskStatus
+from agent.stem.timestamps import epoch_ns
+from agent.stem.wire import Envelope, Signal, decode_envelope
+
+LATE = "stem_agent.signals.late"
+EVICTED = "stem_agent.correlate.evicted"
+CLOCK_ADJUSTED = "stem_agent.correlate.clock_adjusted"
+UNATTRIBUTED = "stem_agent.signals.unattributed"
+REPAIRS = "stem_agent.repairs"
+
+REPAIR_PATIENCE_SECONDS = 3.0
+"""How long an attempt waits for what its task's record says: many reads, or one outage of Redis that is short."""
+LOOK_NS = NANOSECONDS
+"""How often the open attempts are looked through for those that a gap may have left open."""
+MAX_ANNOUNCED = 10_000
+"""Publishes that were about to happen and not yet heard to have happened; beyond that the oldest is forgotten."""
+
+Counters = Counter[tuple[str, str]]
+
+
+class Tasks:
+    """Attempts by what is heard of them.
+
+    `counters` counts by (name, label) what is worth telling about correlation itself. Without `repairs` nothing is
+    asked of the result records.
+    """
+
+    def __init__(
+        self,
+        config: CorrelateConfig,
+        recorder: Recorder,
+        counters: Counters,
+        workflows: Workflows,
+        repairs: RepairQueue | None,
+    ) -> None:
+        self._workflows = workflows
+        self._recorder = recorder
+        self._counters = counters
+        self._repairs = repairs
+        self._family = Family()
+        self._announced: dict[str, Publish] = {}
+        self._suspects: set[Process] = set()
+        self._next_look_ns = 0
+        self.zone: tzinfo = UTC
+        self.attempts = AttemptTable(
+            settle=config.settle,
+            patience=REPAIR_PATIENCE_SECONDS,
+            settled_ttl=config.settled_ttl,
+            task_ttl=config.task_ttl,
+            max_tasks=config.max_tasks,
+        )
+
+    # --- signals ---------------------------------------------------------------------------------------------------
+
+    def publish(self, signal: Signal, process: Process, time_ns: int, now_ns: int) -> None:
+        """Take `before-task-publish` or `after-task-publish`."""
+        envelope = decode_envelope(signal.envelope) or Envelope()
+        attributes = signal.attributes
+        task_id = attributes.task_id or envelope.id
+        if not task_id:
+            self._counters[UNATTRIBUTED, signal.event_name] += 1
+            return
+        origin = read_origin(envelope, self.zone)
+        self._family.remember(task_id, origin)
+        publish = Publish(
+            task_id=task_id,
+            task=attributes.task_name or envelope.name or "",
+            queue=attributes.queue or envelope.queue or "",
+            namespace=process.namespace,
+            origin=origin,
+            span_id=origin.context or self._family.ancestry(task_id, origin).parent_id,
+            time_ns=time_ns,
+        )
+        if signal.event_name == SignalName.AFTER_TASK_PUBLISH:
+            self._announced.pop(task_id, None)
+            if not self._published(publish, now_ns):
+                self._counters[LATE, signal.event_name] += 1
+        elif not self.attempts.once((signal.event_name, task_id), now_ns):
+            self._counters[LATE, signal.event_name] += 1
+        else:
+            self._recorder.publishing(publish, now_ns)
+            if self.attempts.of(task_id):
+                self._published(publish, now_ns)
+            else:
+                self._announce(publish)
+
+    def _announce(self, publish: Publish) -> None:
+        if len(self._announced) >= MAX_ANNOUNCED:
+            del self._announced[next(iter(self._announced))]
+        self._announced[publish.task_id] = publish
+
+    def _published(self, publish: Publish, now_ns: int) -> bool:
+        """Tell of a publish, if nobody did yet: what was announced and is being worked on was published."""
+        if not self.attempts.once((SignalName.AFTER_TASK_PUBLISH, publish.task_id), now_ns):
+            return False
+        self._recorder.published(publish, now_ns)
+        return True
+
+    def heard(self, signal: Signal, process: Process, time_ns: int, now_ns: int) -> None:
+        """Take a signal of an attempt."""
+        name = signal.event_name
+        # Stem's SignalMiddleware sends some signals twice; a bridge then repeats the first time in the second.
+        started_ns = self._ns(signal.started_at) or (time_ns if name == SignalName.TASK_PRERUN else 0)
+        received_ns = self._ns(signal.received_at) or (time_ns if name == SignalName.TASK_RECEIVED else 0)
+        attempt = self._attempt_of(signal, process, time_ns, started_ns, received_ns, now_ns)
+        if attempt is None:
+            return
+        self._merge_identity(attempt, signal, process)
+        if started_ns and (not attempt.started_ns or started_ns < attempt.started_ns):
+            attempt.started_ns = started_ns
+            attempt.marks &= ~Mark.START_READ
+        if received_ns and not attempt.marks & Mark.RECEIVED_TOLD:
+            attempt.received_ns = min(received_ns, attempt.received_ns or received_ns)
+        if name in END_SIGNALS or name == SignalName.TASK_POSTRUN:
+            self._merge_end(attempt, signal, time_ns, now_ns)
+        self._recorder.started(attempt, now_ns)
+        if attempt.marks & Mark.RECEIVED_TOLD and attempt.started_ns:
+            attempt.received_ns = 0  # told, and of no use beside the start: 100 000 attempts may be open
+        if attempt.complete and not self._awaits_others(attempt):
+            self._settle(attempt, now_ns)
+
+    def _attempt_of(
+        self, signal: Signal, process: Process, time_ns: int, started_ns: int, received_ns: int, now_ns: int
+    ) -> Attempt | None:
+        """Return the attempt that a signal is about; None, after counting why, if there is none to change."""
+        attributes, name = signal.attributes, signal.event_name
+        task_id = attributes.task_id
+        number = attributes.attempt if attributes.attempt is not None else signal.attempt
+        worker = intern(attributes.worker_id or signal.worker_id or "")
+        if not task_id or number is None:
+            envelope = decode_envelope(signal.envelope) or Envelope()
+            task_id = task_id or envelope.id
+            number = envelope.attempt if number is None else number
+        if task_id and number is None:
+            number = self.attempts.latest(task_id, worker)
+        if not task_id or number is None:
+            self._counters[UNATTRIBUTED, name] += 1
+            return None
+        # A bridge would repeat when the attempt was received and started: without either it did neither.
+        never_ran = process.boot and name in END_SIGNALS and not (started_ns or received_ns)
+        open_before = len(self.attempts)
+        attempt = self.attempts.find(
+            task_id,
+            number,
+            worker,
+            process,
+            started_ns=started_ns,
+            never_started_ns=time_ns if never_ran else 0,
+            now_ns=now_ns,
+        )
+        if attempt is None:
+            self._counters[LATE, name] += 1
+        elif len(self.attempts) != open_before:
+            self._opened(attempt, now_ns)
+        return attempt
+
+    def _opened(self, attempt: Attempt, now_ns: int) -> None:
+        if self._announced and (publish := self._announced.pop(attempt.task_id, None)):
+            self._published(publish, now_ns)
+        for other in self.attempts.of(attempt.task_id) if attempt.number else ():
+            if other.number < attempt.number and other.end is None:
+                other.marks |= Mark.OVER
+                self.attempts.ending(other, now_ns)
+
+    def _awaits_others(self, attempt: Attempt) -> bool:
+        """Whether a complete attempt needs what may still be on its way: the attempt before it, or its parent."""
+        if attempt.number and not self.attempts.recall(attempt):
+            return True
+        return attempt.origin is not None and self._family.awaits_parents(attempt.origin)
+
+    def _merge_identity(self, attempt: Attempt, signal: Signal, process: Process) -> None:
+        attributes = signal.attributes
+        if process.boot:
+            attempt.marks |= Mark.NUMBERED
+            if not attempt.process.boot:
+                attempt.process = process
+        if not attempt.task and attributes.task_name:
+            attempt.task = intern(attributes.task_name)
+        if not attempt.queue and attributes.queue:
+            attempt.queue = intern(attributes.queue)
+        # Each signal carries the whole envelope; one decoding serves them all.
+        if attempt.origin is None and (envelope := decode_envelope(signal.envelope)) and _tells(envelope):
+            attempt.origin = origin = read_origin(envelope, self.zone)
+            self._family.remember(attempt.task_id, origin)
+            if run_id := origin.lineage.workflow_run_id:
+                self._workflows.learn(run_id, attempt.namespace, origin, attempt.opened_ns)
+            attempt.task = attempt.task or intern(envelope.name or "")
+            attempt.queue = attempt.queue or intern(envelope.queue or "")
+
+    def _merge_end(self, attempt: Attempt, signal: Signal, time_ns: int, now_ns: int) -> None:
+        attributes = signal.attributes
+        kind = END_SIGNALS.get(signal.event_name)
+        if kind is None:
+            ended_ns = self._ns(signal.ended_at)
+            ending = Ending(ended_ns, signal.error or "") if ended_ns else None
+            attempt.finishes(time_ns, attributes.state, ending)
+            if attributes.state == TaskState.RETRIED:
+                self.attempts.retried(attempt, 0, now_ns)
+        else:
+            error = attributes.error or attributes.reason or signal.error or ""
+            next_retry_ns = self._ns(attributes.next_retry_at)
+            attempt.ends(kind, Ending(time_ns, error, attributes.stack_trace or "", next_retry_ns))
+            if kind is EndKind.RETRIED:
+                self.attempts.retried(attempt, next_retry_ns, now_ns)
+        self.attempts.ending(attempt, now_ns)
+
+    def _ns(self, time: datetime | None) -> int:
+        return epoch_ns(time, self.zone) if time else 0
+
+    # --- time ------------------------------------------------------------------------------------------------------
+
+    def tick(self, now_ns: int) -> None:
+        """Settle what is due, ask where something is missing, forget what may be forgotten."""
+        for attempt in self.attempts.due(now_ns):
+            if self._asks(attempt):
+                self.attempts.defer(attempt, now_ns)
+            else:
+                self._conclude(attempt, now_ns)
+        if self._suspects and now_ns >= self._next_look_ns:
+            self._next_look_ns = now_ns + LOOK_NS
+            self._ask_after_gap()
+        for attempt, reason in self.attempts.surplus(now_ns):
+            self._evict(attempt, reason, now_ns)
+        self.attempts.forget(now_ns)
+
+    def close(self, now_ns: int) -> None:
+        """Settle every attempt whose end was heard; drop and count the others."""
+        for attempt in self.attempts:
+            self._evict(attempt, "shutdown", now_ns)
+
+    def _asks(self, attempt: Attempt) -> bool:
+        """Whether an attempt should wait for its record, or for the end of the attempt before it; it does so once."""
+        if attempt.marks & Mark.ASKED or self._repairs is None:
+            return False
+        incomplete = attempt.missing_start or not attempt.end_known
+        unlinked = attempt.number and not self.attempts.recall(attempt) and self._before(attempt)
+        if not incomplete and not unlinked:
+            return False
+        attempt.marks |= Mark.ASKED
+        self._repairs.want(attempt.task_id)
+        return True
+
+    def _before(self, attempt: Attempt) -> bool:
+        return any(other.number == attempt.number - 1 for other in self.attempts.of(attempt.task_id))
+
+    def _conclude(self, attempt: Attempt, now_ns: int) -> None:
+        """Settle an attempt with what is known, now that nothing more will be."""
+        if attempt.end is None and attempt.marks & Mark.ABANDONED:
+            process = attempt.process
+            time_ns = max(process.told_ns, attempt.started_ns, attempt.received_ns)
+            attempt.ends(EndKind.LOST, Ending(time_ns, f"worker {attempt.worker} vanished ({process.place})"))
+        elif attempt.end is None:
+            later = (other for other in self.attempts.of(attempt.task_id) if other.number > attempt.number)
+            known = (other.received_ns or other.started_ns for other in later)
+            over_ns = min(filter(None, known), default=0) or now_ns
+            attempt.end = Ends(over_ns=max(over_ns, attempt.started_ns))
+        self._settle(attempt, now_ns)
+
+    def _settle(self, attempt: Attempt, now_ns: int) -> None:
+        if attempt.number:
+            self.attempts.recall(attempt)
+        task_id, origin = attempt.task_id, attempt.origin or UNKNOWN_ORIGIN
+        ancestry = self._family.ancestry(task_id, origin)
+        settled = decide(attempt, ancestry, attempt.span_id)
+        self.attempts.bury(attempt, settled.span_id, now_ns, may_return=settled.kind is EndKind.LOST)
+        if settled.adjusted:
+            self._counters[CLOCK_ADJUSTED, ""] += 1
+        rootless = attempt.number == 0 and origin.enqueued_ns and not ancestry.traced
+        with_send = bool(rootless and self.attempts.once(("send", task_id), now_ns))
+        self._recorder.settled(settled, now_ns, with_send=with_send)
+
+    def _evict(self, attempt: Attempt, reason: str, now_ns: int) -> None:
+        if attempt.end is not None:  # it was only waiting for stragglers: it can be told
+            self._settle(attempt, now_ns)
+            return
+        self.attempts.evict(attempt, now_ns)
+        self._counters[EVICTED, reason] += 1
+
+    # --- loss and repair -------------------------------------------------------------------------------------------
+
+    def suspect(self, processes: Iterable[Process]) -> None:
+        """Note that signals of these processes were lost: what they hold open may have ended."""
+        if self._repairs is not None:
+            self._suspects.update(processes)
+
+    def _ask_after_gap(self) -> None:
+        suspects, self._suspects = self._suspects, set()
+        if (repairs := self._repairs) is not None:
+            for attempt in self.attempts:
+                if attempt.process in suspects and attempt.end is None:
+                    repairs.want(attempt.task_id)
+
+    def ask_at_last(self) -> None:
+        """Ask for every record that would be asked for later."""
+        self._ask_after_gap()
+        for attempt in self.attempts:
+            if attempt.end is not None:
+                self._asks(attempt)
+
+    def abandon(self, process: Process, now_ns: int, *, worker: str | None = None) -> None:
+        """Conclude what a process, or one of its workers, held open when it left: lost, unless a record knows more."""
+        for attempt in self.attempts:
+            if attempt.process is process and attempt.end is None and worker in {None, attempt.worker}:
+                attempt.marks |= Mark.ABANDONED
+                if self._repairs is None:
+                    self._conclude(attempt, now_ns)
+                else:
+                    attempt.marks |= Mark.ASKED
+                    self._repairs.want(attempt.task_id)
+                    self.attempts.defer(attempt, now_ns)
+
+    def answered(self, records: Mapping[str, TaskStatus | None], now_ns: int) -> None:
+        """Take what the result records say; None for a task that has none."""
+        for task_id, record in records.items():
+            attempts = self.attempts.of(task_id)
+            for attempt in attempts:
+                says = self._apply(record, attempt, attempts) if record else Says.NOTHING
+                self._counters[REPAIRS, says.name.lower() if record else "absent"] += 1
+                if attempt.marks & Mark.SETTLED:
+                    continue
+                if says is Says.ENDED or attempt.marks & Mark.ASKED:
+                    self._conclude(attempt, now_ns)
+                    continue
+                self._recorder.started(attempt, now_ns)
+                if says is Says.OVER:
+                    attempt.marks |= Mark.OVER | Mark.ASKED
+                    self.attempts.ending(attempt, now_ns)
+
+    def _apply(self, record: TaskStatus, attempt: Attempt, among: Collection[Attempt]) -> Says:
+        """Merge what a record proves; signals that were heard know better."""
+        says, started_ns, kind, ending = read_record(record, attempt, self.zone)
+        if kind is EndKind.RETRIED and sum(other.number == attempt.number for other in among) > 1:
+            return Says.NOTHING  # it does not tell which of two deliveries
+        if started_ns and not attempt.started_ns:
+            attempt.started_ns = started_ns
+            attempt.marks |= Mark.REPAIRED | Mark.START_READ
+        attempt.task = attempt.task or intern(record.task or "")
+        attempt.queue = attempt.queue or intern(record.queue or "")
+        if kind and ending and not attempt.end_known:
+            attempt.ends(kind, ending)
+            attempt.marks |= Mark.REPAIRED
+            if kind is EndKind.RETRIED:
+                self.attempts.retried(attempt, ending.next_retry_ns, attempt.opened_ns)
+        return says
+
+
+def _tells(envelope: Envelope) -> bool:
+    """Whether an envelope says where its task comes from; a thin one must not keep a better one from being read."""
+    return envelope.enqueued_at is not None or envelope.headers.traceparent is not None

@@ -1,0 +1,262 @@
+"""What the result records mend, and what they must not be believed to say (Stem's traps)."""
+
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+from opentelemetry.proto.trace.v1.trace_pb2 import Status
+
+from agent.correlate.config import CorrelateConfig
+from agent.correlate.repair import RepairQueue
+from agent.correlate.tasks import REPAIR_PATIENCE_SECONDS
+from agent.stem.catalogue import SignalName, TaskState
+from agent.stem.status import TaskError, TaskStatus
+from agent.stem.wire import Gap, Outage
+from tests.support import EPOCH, TASK_ID, Heard, Story, envelope, found, nanoseconds
+
+STARTED = EPOCH + timedelta(milliseconds=1)
+ENDED = EPOCH + timedelta(milliseconds=36)
+SOCKET = TaskError(type="SocketException", message="SocketException: Connection refused", stack="#0 main")
+
+
+def record(state: TaskState, **meta: Any) -> TaskStatus:
+    return TaskStatus(**{"id": TASK_ID, "state": state, "attempt": 0, "updated_at": ENDED, **meta})
+
+
+def succeeded(**meta: Any) -> TaskStatus:
+    return record(
+        TaskState.SUCCEEDED,
+        **{"worker": "worker-1", "started_at": STARTED, "completed_at": ENDED, "attempt": 0, **meta},
+    )
+
+
+def opened(**config: Any) -> tuple[Story, Heard]:
+    """An attempt of which the start was heard."""
+    story = Story()
+    heard = Heard(CorrelateConfig(**config), with_repair=True).hear(story.run()[:2])
+    return story, heard
+
+
+def gap(story: Story, heard: Heard) -> Heard:
+    """Signals of this process were lost."""
+    composer = story.recorded.composer
+    heard.fact(Gap("stem", composer.emitter, composer.boot, 3, 4, heard.now_ns))
+    return heard.pass_time(0.1)
+
+
+@pytest.mark.parametrize(
+    ("status", "state", "reason", "error"),
+    [
+        (succeeded(), "succeeded", "success", None),
+        (
+            record(TaskState.FAILED, worker="worker-1", started_at=STARTED, failed_at=ENDED, error=SOCKET),
+            *("failed", "error", "SocketException"),
+        ),
+        (
+            record(TaskState.FAILED, failed_at=ENDED, retry_exhausted=True, error=TaskError(type="RetryExhausted")),
+            *("failed", "max-retries-exhausted", "RetryExhausted"),
+        ),
+        (record(TaskState.RETRIED, retry_delay_ms=8000, error=SOCKET), "retried", "retry", "SocketException"),
+        (record(TaskState.CANCELLED, worker="worker-1", revoked=True), "cancelled", "revoked", None),
+        (record(TaskState.CANCELLED, expired=True, expired_at=ENDED), "cancelled", "expired", "TaskExpired"),
+    ],
+)
+def test_a_lost_end_is_read_from_the_record(status: TaskStatus, state: str, reason: str, error: str | None) -> None:
+    heard = gap(*opened()).answer(status)
+    span = heard.span("process")
+    told = found(span)
+    assert (told["stem.task.state"], told["stem.task.end_reason"], told.get("error.type")) == (state, reason, error)
+    assert told["stem.source"] == "repair"
+    assert "stem.incomplete" not in told
+    assert span.end_time_unix_nano == nanoseconds(ENDED)
+    assert heard.logs[-1].event_name != "stem.task.started"
+    assert found(heard.logs[-1])["stem.source"] == "repair"
+
+
+def test_a_retry_from_the_record_tells_the_back_off_to_the_next_attempt() -> None:
+    story, heard = opened()
+    gap(story, heard).answer(record(TaskState.RETRIED, retry_delay_ms=8000, error=SOCKET))
+    assert heard.counts()["stem.task.retry.delay"] == 1
+    story.time.now = ENDED + timedelta(seconds=9)
+    heard.hear(story.run(task=envelope(attempt=1)))
+    wait = next(s for s in heard.spans if s.name.startswith("wait") and found(s)["stem.task.attempt"] == 1)
+    assert wait.start_time_unix_nano == nanoseconds(ENDED + timedelta(seconds=8))
+    first, second = (s for s in heard.spans if s.name.startswith("process"))
+    assert first.span_id in {link.span_id for link in second.links}
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        record(TaskState.QUEUED),  # a publisher's late write over whatever was there
+        record(TaskState.RUNNING, worker="worker-1", started_at=STARTED),
+        record(TaskState.RETRIED, rate_limited=True, retry_after_ms=300),
+        record(TaskState.RETRIED, queue_paused=True, retry_after_ms=250),
+        succeeded(worker="worker-2"),  # another delivery's
+        succeeded(started_at=STARTED + timedelta(seconds=30)),
+        succeeded(completed_at=STARTED - timedelta(seconds=30), started_at=None),  # an earlier delivery's
+        record(TaskState.RETRIED, attempt=-1),
+        None,  # expired, or never written
+    ],
+)
+def test_what_a_record_does_not_prove_is_not_told(status: TaskStatus | None) -> None:
+    heard = gap(*opened())
+    heard.answer(*filter(None, [status])).pass_time(10)
+    assert heard.spans == []
+    assert len(heard.correlator.tasks.attempts) == 1
+
+
+def test_a_later_attempt_in_the_record_proves_only_that_this_one_is_over() -> None:
+    heard = gap(*opened()).answer(record(TaskState.RUNNING, attempt=1)).pass_time(1)
+    told = found(heard.span("process"))
+    assert told["stem.missing"] == ["end"]
+    assert told["stem.task.end_reason"] == "unknown"
+    assert "stem.task.state" not in told
+    assert heard.counts() == {"stem.tasks.started": 1, "stem.queue.latency": 1}
+
+
+def test_a_later_attempt_that_is_heard_ends_the_one_before_it() -> None:
+    story, heard = opened()
+    story.time.now = EPOCH + timedelta(seconds=9)
+    heard.hear(story.run(task=envelope(attempt=1))[:2]).pass_time(1).answer().pass_time(REPAIR_PATIENCE_SECONDS)
+    told = found(heard.span("process"))
+    assert (told["stem.task.attempt"], told["stem.missing"]) == (0, ["end"])
+    assert heard.span("process").end_time_unix_nano <= nanoseconds(EPOCH + timedelta(seconds=9.001))
+
+
+def test_an_end_without_a_beginning_waits_for_the_record() -> None:
+    """From an emitter that repeats nothing: no bridge, no start in later signals."""
+    payload = (
+        b'{"eventName":"task-succeeded","occurredAt":"2026-04-23T10:00:00.159456Z","attributes":'
+        b'{"taskId":"'
+        + TASK_ID.encode()
+        + b'","taskName":"email.send","queue":"default","workerId":"worker-1","attempt":0}}'
+    )
+    heard = Heard(with_repair=True).hear([payload]).pass_time(1)
+    assert heard.spans == []
+    heard.answer(succeeded())
+    span = heard.span("process")
+    assert span.start_time_unix_nano == nanoseconds(STARTED)
+    assert found(span)["stem.missing"] == ["enqueued"]
+    assert heard.counts()["stem.tasks.started"] == 1
+
+
+def test_patience_has_an_end() -> None:
+    story = Story()
+    payload = story.run()[2]
+    payload = payload.replace(b'"startedAt"', b'"xstartedAt"')
+    heard = Heard(with_repair=True).hear([payload]).pass_time(1).pass_time(REPAIR_PATIENCE_SECONDS - 0.1)
+    assert heard.spans == []
+    heard.pass_time(0.2)
+    assert found(heard.span("process"))["stem.missing"] == ["start"]
+
+
+def test_without_repair_nothing_is_waited_for() -> None:
+    story = Story()
+    payload = story.run()[2].replace(b'"startedAt"', b'"xstartedAt"')
+    heard = Heard().hear([payload]).pass_time(1)
+    assert found(heard.span("process"))["stem.missing"] == ["start"]
+    assert len(heard.correlator.repairs) == 0
+
+
+def test_a_signal_that_was_heard_knows_better_than_the_record() -> None:
+    story = Story()
+    payloads = story.run()
+    heard = Heard(with_repair=True).hear(payloads[:3])
+    heard.correlator.repairs.want(TASK_ID)
+    heard.answer(succeeded(completed_at=ENDED - timedelta(milliseconds=9)))
+    span = heard.span("process")
+    assert span.end_time_unix_nano == nanoseconds(ENDED)
+    assert found(span)["stem.source"] == "signals"
+
+
+def test_two_deliveries_under_way_are_not_both_retried_by_one_record() -> None:
+    story, other = Story(), Story("worker-2", "pod-2")
+    heard = Heard(with_repair=True).hear([*story.run()[:2], *other.run()[:2]])
+    gap(story, heard)
+    gap(other, heard).answer(record(TaskState.RETRIED, retry_delay_ms=10, error=SOCKET))
+    assert heard.spans == []
+
+
+def test_an_outage_asks_for_everything_that_is_open() -> None:
+    _, heard = opened()
+    heard.fact(Outage("stem", (), heard.now_ns, 0)).pass_time(5)
+    assert len(heard.correlator.repairs) == 0
+    heard.fact(Outage("stem", (), heard.now_ns, heard.now_ns)).pass_time(1).answer(succeeded())
+    assert found(heard.span("process"))["stem.task.state"] == "succeeded"
+
+
+def test_what_a_lost_worker_had_finished_is_no_loss() -> None:
+    story = Story()
+    story.recorded.heartbeat()
+    heard = Heard(with_repair=True).hear([*story.payloads, *story.run()[:2]]).pass_time(31)
+    assert heard.spans == [], "the record is asked for first"
+    heard.answer(succeeded())
+    assert found(heard.span("process"))["stem.task.state"] == "succeeded"
+    assert "stem.tasks.lost" not in heard.counts()
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_what_a_lost_worker_had_not_finished_is_lost(answers: bool) -> None:
+    story = Story()
+    story.recorded.heartbeat()
+    heard = Heard(with_repair=True).hear([*story.payloads, *story.run()[:2]]).pass_time(31)
+    if answers:
+        heard.answer(record(TaskState.RUNNING, worker="worker-1", started_at=STARTED))
+    heard.pass_time(REPAIR_PATIENCE_SECONDS)
+    span = heard.span("process")
+    assert found(span)["stem.task.state"] == "lost"
+    assert span.status.code == Status.STATUS_CODE_ERROR
+
+
+def test_the_attempt_before_is_waited_for_when_its_end_was_lost() -> None:
+    """So that the retry gets its link, although its own signals are complete first."""
+    story, heard = opened()
+    gap(story, heard)
+    story.time.now = EPOCH + timedelta(seconds=2)
+    heard.hear(story.run(task=envelope(attempt=1)))
+    assert heard.spans == []
+    heard.answer(record(TaskState.RETRIED, retry_delay_ms=100, error=SOCKET)).pass_time(1).pass_time(
+        REPAIR_PATIENCE_SECONDS
+    )
+    first, second = (span for span in heard.spans if span.name.startswith("process"))
+    assert found(first)["stem.task.state"] == "retried"
+    assert first.span_id in {link.span_id for link in second.links}
+
+
+def test_a_publish_is_told_from_its_announcement_when_its_task_is_worked_on() -> None:
+    story = Story()
+    story.recorded.before_publish(envelope())
+    heard = Heard(with_repair=True).hear(story.payloads)
+    assert "stem.tasks.published" not in heard.counts(), "the broker may refuse it"
+    heard.hear(story.run())
+    assert heard.counts()["stem.tasks.published"] == 1
+    story.recorded.after_publish(envelope())
+    heard.hear(story.payloads[-1:])
+    assert heard.counts()["stem.tasks.published"] == 1
+    assert heard.correlator.counters["stem_agent.signals.late", SignalName.AFTER_TASK_PUBLISH] == 1
+
+
+def test_unanswered_questions_are_asked_again_while_they_matter() -> None:
+    story, heard = opened()
+    gap(story, heard)
+    taken = heard.correlator.repairs.take(10)
+    heard.correlator.unanswered([*taken, "forgotten"])
+    assert heard.correlator.repairs.take(10) == [TASK_ID]
+
+
+def test_the_queue_of_questions_is_bounded_and_asks_once() -> None:
+    queue = RepairQueue(3)
+    for task_id in "abcab":
+        queue.want(task_id)
+    assert queue.take(2) == ["a", "b"]
+    for task_id in "defg":
+        queue.want(task_id)
+    assert queue.take(9) == ["e", "f", "g"]
+
+
+def test_times_without_a_zone_are_in_the_receivers() -> None:
+    heard = gap(*opened())
+    local = datetime(2026, 4, 23, 10, 0, 0, 159456)  # noqa: DTZ001 - as Stem 0.1 writes it
+    heard.answer(succeeded(completed_at=local, started_at=None))
+    assert heard.span("process").end_time_unix_nano == nanoseconds(EPOCH + timedelta(milliseconds=36))
