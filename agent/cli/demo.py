@@ -139,7 +139,7 @@ def _report(console: Console, result: "Result") -> None:
         collapse_padding=True,
         pad_edge=False,
     )
-    for heading in ("", "fleet", "endpoint", "incomplete", "wrong", ""):
+    for heading in ("", "fleet", "endpoint", "partial", "wrong", ""):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     for row in result.rows:
         mark = "ok" if row.exact else "DIFFERS"

@@ -67,11 +67,18 @@ class Ending(NamedTuple):
     reason: str = ""
 
 
-class Retry(NamedTuple):
-    """A retry that was heard: the span of the attempt before, and when the next was due (0: unknown)."""
+class Before(NamedTuple):
+    """What was heard to come before an attempt: its publish, or the retry (`span_id`: the attempt that asked for it).
+
+    `due_ns` is when the attempt was to begin: 0 after a publish is at once, after a retry unknown.
+    """
 
     span_id: bytes
-    next_retry_ns: int
+    due_ns: int
+
+
+PUBLISHED = Before(b"", 0)
+"""What comes before the first attempt of a task that was not delayed: nearly always this."""
 
 
 class Outcome(NamedTuple):
@@ -131,7 +138,7 @@ class Attempt(Struct, gc=False):
     received_ns: int = 0
     started_ns: int = 0
     end: Ends | None = None
-    previous: Retry | None = None
+    before: Before | None = None
     marks: int = 0
     sibling: "Attempt | None" = None
 
@@ -217,13 +224,29 @@ class Attempt(Struct, gc=False):
         return bool(self.received_ns) or not self.marks & Mark.NUMBERED
 
 
-def ready_time(attempt: Attempt, origin: Origin) -> tuple[int, bool]:
-    """Return when a started attempt could have started (0: unknown), and whether it had to be clamped to its start.
+class Ready(NamedTuple):
+    """When an attempt could have started, 0 when unknown.
 
-    Ready is the latest of: enqueued, due (`notBefore`), and the back-off after the attempt before being over.
+    `clamped`: that had to be moved to its start, because clocks differ. `at_latest`: it may have been ready earlier.
+    """
+
+    time_ns: int
+    clamped: bool = False
+    at_latest: bool = False
+
+
+def ready_time(attempt: Attempt, origin: Origin) -> Ready:
+    """Return when a started attempt could have started: enqueued, and due.
+
+    The envelope's `notBefore` is when its last delivery was due: a pause, a rate limit or an extended lease writes over
+    it. So it counts only where neither the publish nor the retry that set the first one was heard.
     """
     if not origin.enqueued_ns:
-        return 0, False
-    next_retry_ns = attempt.previous.next_retry_ns if attempt.previous else 0
-    ready_ns = max(origin.enqueued_ns, origin.not_before_ns, next_retry_ns)
-    return (attempt.started_ns, True) if ready_ns > attempt.started_ns else (ready_ns, False)
+        return Ready(0)
+    before = attempt.before
+    known = before is not None and (before.due_ns or not attempt.number)
+    due_ns = before.due_ns if before and known else origin.not_before_ns
+    ready_ns = max(origin.enqueued_ns, due_ns)
+    if ready_ns > attempt.started_ns:
+        return Ready(attempt.started_ns, clamped=True)
+    return Ready(ready_ns, at_latest=not known and bool(origin.not_before_ns))

@@ -6,7 +6,7 @@ from typing import Any
 
 from agent.core.clock import NANOSECONDS
 from agent.correlate import ids
-from agent.correlate.attempt import TOLD, Attempt, Mark, Retry
+from agent.correlate.attempt import TOLD, Attempt, Before, Mark
 from agent.correlate.process import Process
 
 MEMORIES_PER_TASK = 4
@@ -43,8 +43,8 @@ class AttemptTable:
         # There are many tombstones: 8 bytes of digest instead of the key halve what each costs.
         self._buried: dict[bytes, Buried] = {}
         self._told: dict[bytes, tuple[int, int]] = {}  # of evicted and lost attempts, whose end may still come
-        self._retries: dict[bytes, tuple[int, Retry]] = {}
-        self._followed: dict[bytes, tuple[int, Retry]] = {}
+        self._retries: dict[bytes, tuple[int, Before]] = {}
+        self._followed: dict[bytes, tuple[int, Before]] = {}
 
     def __len__(self) -> int:
         return self._count
@@ -195,16 +195,16 @@ class AttemptTable:
     def retried(self, attempt: Attempt, next_retry_ns: int, now_ns: int) -> None:
         """Remember that an attempt ended in a retry, for the one that follows; 0 where its time was not told."""
         mark = _retry(attempt.task_id, attempt.number)
-        if next_retry_ns or mark not in self._retries:
-            self._retries[mark] = (now_ns + self._task_ttl_ns, Retry(attempt.span_id, next_retry_ns))
+        if next_retry_ns or not (mark in self._retries or mark in self._followed):
+            self._retries[mark] = (now_ns + self._task_ttl_ns, Before(attempt.span_id, next_retry_ns))
 
     def recall(self, attempt: Attempt) -> bool:
-        """Tell an attempt about the one before it, if that was heard to retry; return whether it knows."""
-        if attempt.previous is None:
+        """Tell an attempt about the one before it, if that was heard to retry; return whether it knows everything."""
+        if attempt.before is None or not attempt.before.due_ns:
             mark = _retry(attempt.task_id, attempt.number - 1)
             remembered = self._retries.get(mark) or self._followed.get(mark)
-            attempt.previous = remembered[1] if remembered else None
-        return attempt.previous is not None
+            attempt.before = remembered[1] if remembered else attempt.before
+        return attempt.before is not None and attempt.before.due_ns > 0
 
     def forget(self, now_ns: int) -> None:
         """Drop expired tombstones and retries."""

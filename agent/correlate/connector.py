@@ -158,7 +158,7 @@ class CorrelateConnector:
         return True
 
     async def _ask_once_more(self, reader: ResultReader, seconds: float) -> None:
-        self._guarded(self._correlator.ask_at_last)
+        self._guarded(lambda: self._correlator.ask_at_last(self._clock()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 while len(self._correlator.repairs) and await self._ask(reader):

@@ -12,7 +12,7 @@ from agent.correlate.process import Life, Process, Processes
 from agent.correlate.recorder import Recorder
 from agent.correlate.repair import RepairQueue
 from agent.correlate.schedules import Schedules
-from agent.correlate.tasks import EVICTED, LATE, Counters, Tasks
+from agent.correlate.tasks import EVICTED, LATE, UNATTRIBUTED, Counters, Tasks
 from agent.correlate.workers import LIFECYCLE, Workers
 from agent.correlate.workflows import Workflows
 from agent.stem.catalogue import SIGNAL_NAMES, SignalName
@@ -40,11 +40,14 @@ class Correlator:
         self._leaving: deque[tuple[int, Process, str]] = deque()
         self._settle_ns = int(config.settle * NANOSECONDS)
         self.workflows = Workflows(config, self.recorder)
-        self.tasks = Tasks(config, self.recorder, self.counters, self.workflows, self.repairs if with_repair else None)
+        self.tasks = Tasks(
+            *(config, self.recorder, self.counters, self.workflows, self._processes),
+            self.repairs if with_repair else None,
+        )
         self._schedules = Schedules(self.recorder)
         self._zone = self.tasks.zone
         self._handlers: dict[str, Handler] = {
-            **dict.fromkeys((SignalName.BEFORE_TASK_PUBLISH, SignalName.AFTER_TASK_PUBLISH), self.tasks.publish),
+            **dict.fromkeys((SignalName.BEFORE_TASK_PUBLISH, SignalName.AFTER_TASK_PUBLISH), self._publish),
             **dict.fromkeys(
                 (SignalName.TASK_RECEIVED, SignalName.TASK_PRERUN, SignalName.TASK_POSTRUN, *END_SIGNALS),
                 self.tasks.heard,
@@ -80,7 +83,7 @@ class Correlator:
 
     def unanswered(self, task_ids: Iterable[str]) -> None:
         """Take note that the records could not be read now."""
-        self.repairs.put_back(task_id for task_id in task_ids if self.tasks.attempts.of(task_id))
+        self.repairs.put_back(task_id for task_id in task_ids if self.tasks.awaits(task_id))
 
     def tick(self, now_ns: int) -> None:
         """Judge who is silent, settle what is due, forget what may be forgotten."""
@@ -98,9 +101,9 @@ class Correlator:
             self.counters[EVICTED, "workflow"] += self.workflows.evicted
             self.workflows.evicted = 0
 
-    def ask_at_last(self) -> None:
+    def ask_at_last(self, now_ns: int) -> None:
         """Ask for the records of everything that signals were lost of, because there will be no later."""
-        self.tasks.ask_at_last()
+        self.tasks.ask_at_last(now_ns)
 
     def collect(self, now_ns: int) -> None:
         """Bring the gauges up to date."""
@@ -111,6 +114,11 @@ class Correlator:
         """Settle everything whose end was heard; drop and count the rest."""
         self.tasks.close(now_ns)
         self.workflows.close(now_ns)
+
+    def _publish(self, signal: Signal, _process: Process, time_ns: int, now_ns: int) -> None:
+        new = self.tasks.publishes.heard(signal, time_ns, self._zone, now_ns)
+        if not new:
+            self.counters[UNATTRIBUTED if new is None else LATE, signal.event_name] += 1
 
     # --- workers -----------------------------------------------------------------------------------------------------
 

@@ -142,7 +142,7 @@ def exception_attributes(settled: Settled) -> bytes:
 
 def started_body(attempt: Attempt, origin: Origin) -> str:
     """`task email.send started on worker-1 (attempt 1 of 4, waited 1.2 s)`."""
-    ready_ns, _ = ready_time(attempt, origin)
+    ready_ns = ready_time(attempt, origin).time_ns
     waited = f", waited {duration((attempt.started_ns - ready_ns) / NANOSECONDS)}" if ready_ns else ""
     return f"task {attempt.task} started on {attempt.worker} (attempt {_ordinal(attempt.number, origin)}{waited})"
 

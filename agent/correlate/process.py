@@ -114,6 +114,12 @@ class Processes:
         """Yield the processes that spoke, or speak, under an emitter."""
         return (process for process in self.all(namespace) if process.emitter == emitter)
 
+    def of_worker(self, namespace: str, worker: str) -> Process | None:
+        """Return the process that speaks for a worker, the newest if there were several; None if nobody was heard."""
+        return next(
+            (p for p in reversed(self._known.values()) if p.worker == worker and p.namespace == namespace), None
+        )
+
     def all(self, namespace: str) -> Iterator[Process]:
         """Yield every process of a namespace."""
         return (process for process in self._known.values() if process.namespace == namespace)

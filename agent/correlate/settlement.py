@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from agent.correlate.attempt import ERRORS, Attempt, Ending, EndKind, Mark, ready_time
+from agent.correlate.attempt import ERRORS, Attempt, Ending, EndKind, Mark, Ready, ready_time
 from agent.correlate.family import Ancestry
 from agent.correlate.origin import UNKNOWN_ORIGIN, Origin
 from agent.stem.error_text import OTHER, error_type
@@ -16,7 +16,7 @@ class Settled(NamedTuple):
     """An attempt with everything that was decided about it.
 
     Times are Unix nanoseconds with start <= end; `ready_ns` (0 when unknown) is when it could have started.
-    `adjusted` says that a clock had to be corrected for that.
+    `adjusted` says that a clock had to be corrected for that, `wait_at_least` that the wait may have been longer.
     """
 
     attempt: Attempt
@@ -29,6 +29,7 @@ class Settled(NamedTuple):
     start_ns: int
     end_ns: int
     ready_ns: int
+    wait_at_least: bool
     adjusted: bool
     missing: tuple[str, ...]
     end_reason: str
@@ -69,7 +70,7 @@ def decide(attempt: Attempt, ancestry: Ancestry, span_id: bytes) -> Settled:
     if not origin.enqueued_ns:
         missing.append("enqueued")
     start_ns = attempt.started_ns or min(attempt.received_ns or ending.time_ns, ending.time_ns)
-    ready_ns, waited_backwards = ready_time(attempt, origin) if attempt.started_ns else (0, False)
+    ready = ready_time(attempt, origin) if attempt.started_ns else Ready(0)
     return Settled(
         attempt=attempt,
         span_id=span_id,
@@ -80,8 +81,9 @@ def decide(attempt: Attempt, ancestry: Ancestry, span_id: bytes) -> Settled:
         ending=ending,
         start_ns=start_ns,
         end_ns=max(ending.time_ns, start_ns),
-        ready_ns=ready_ns,
-        adjusted=waited_backwards or ending.time_ns < start_ns,
+        ready_ns=ready.time_ns,
+        wait_at_least=ready.at_latest,
+        adjusted=ready.clamped or ending.time_ns < start_ns,
         missing=tuple(missing),
         end_reason=ending.reason or _end_reason(kind, attempt, origin),
     )

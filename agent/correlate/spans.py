@@ -32,6 +32,7 @@ _STATE = _key("stem.task.state")
 _END_REASON = _key("stem.task.end_reason")
 _ERROR_TYPE = _key("error.type")
 _WAIT = _key("stem.task.wait")
+_WAIT_AT_LEAST = _key("stem.task.wait.lower_bound")(value=True)
 _RUN = _key("stem.task.run")
 _INCOMPLETE = _key("stem.incomplete")(value=True)
 _MISSING = _key("stem.missing")
@@ -62,6 +63,8 @@ def process_span(settled: Settled, labels: Labels, trace_state: str) -> bytes:
         parts.append(_RUN((settled.end_ns - settled.start_ns) / _NANOSECONDS))
         if settled.ready_ns:
             parts.append(_WAIT((settled.start_ns - settled.ready_ns) / _NANOSECONDS))
+        if settled.wait_at_least:
+            parts.append(_WAIT_AT_LEAST)
     if settled.missing:
         parts += (_INCOMPLETE, _MISSING(list(settled.missing)))
     if settled.adjusted:
@@ -140,8 +143,8 @@ def _links(settled: Settled) -> list[bytes]:
     if parent_id:
         state = origin.lineage.trace_state
         links.append(encode_link(settled.trace_id, parent_id, flags=origin.flags, trace_state=state))
-    if previous := settled.attempt.previous:
-        links.append(encode_link(settled.trace_id, previous.span_id, flags=origin.flags, attributes=_RETRY_LINK))
+    if (before := settled.attempt.before) and before.span_id:
+        links.append(encode_link(settled.trace_id, before.span_id, flags=origin.flags, attributes=_RETRY_LINK))
     return links
 
 

@@ -14,8 +14,9 @@ from agent.correlate.attempts import AttemptTable
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.family import Family
 from agent.correlate.origin import UNKNOWN_ORIGIN, read_origin
-from agent.correlate.process import Process
-from agent.correlate.recorder import Publish, Recorder
+from agent.correlate.process import Process, Processes
+from agent.correlate.publishes import Publishes
+from agent.correlate.recorder import Recorder
 from agent.correlate.repair import RepairQueue, Says, read_record
 from agent.correlate.settlement import decide
 from agent.correlate.workflows import Workflows
@@ -34,8 +35,6 @@ REPAIR_PATIENCE_SECONDS = 3.0
 """How long an attempt waits for what its task's record says: many reads, or one outage of Redis that is short."""
 LOOK_NS = NANOSECONDS
 """How often the open attempts are looked through for those that a gap may have left open."""
-MAX_ANNOUNCED = 10_000
-"""Publishes that were about to happen and not yet heard to have happened; beyond that the oldest is forgotten."""
 
 Counters = Counter[tuple[str, str]]
 
@@ -53,14 +52,16 @@ class Tasks:
         recorder: Recorder,
         counters: Counters,
         workflows: Workflows,
+        processes: Processes,
         repairs: RepairQueue | None,
     ) -> None:
+        self._processes = processes
         self._workflows = workflows
         self._recorder = recorder
         self._counters = counters
         self._repairs = repairs
         self._family = Family()
-        self._announced: dict[str, Publish] = {}
+
         self._suspects: set[Process] = set()
         self._next_look_ns = 0
         self.zone: tzinfo = UTC
@@ -71,52 +72,9 @@ class Tasks:
             task_ttl=config.task_ttl,
             max_tasks=config.max_tasks,
         )
+        self.publishes = Publishes(recorder, self.attempts, self._family)
 
     # --- signals ---------------------------------------------------------------------------------------------------
-
-    def publish(self, signal: Signal, process: Process, time_ns: int, now_ns: int) -> None:
-        """Take `before-task-publish` or `after-task-publish`."""
-        envelope = decode_envelope(signal.envelope) or Envelope()
-        attributes = signal.attributes
-        task_id = attributes.task_id or envelope.id
-        if not task_id:
-            self._counters[UNATTRIBUTED, signal.event_name] += 1
-            return
-        origin = read_origin(envelope, self.zone)
-        self._family.remember(task_id, origin)
-        publish = Publish(
-            task_id=task_id,
-            task=attributes.task_name or envelope.name or "",
-            queue=attributes.queue or envelope.queue or "",
-            namespace=process.namespace,
-            origin=origin,
-            span_id=origin.context or self._family.ancestry(task_id, origin).parent_id,
-            time_ns=time_ns,
-        )
-        if signal.event_name == SignalName.AFTER_TASK_PUBLISH:
-            self._announced.pop(task_id, None)
-            if not self._published(publish, now_ns):
-                self._counters[LATE, signal.event_name] += 1
-        elif not self.attempts.once((signal.event_name, task_id), now_ns):
-            self._counters[LATE, signal.event_name] += 1
-        else:
-            self._recorder.publishing(publish, now_ns)
-            if self.attempts.of(task_id):
-                self._published(publish, now_ns)
-            else:
-                self._announce(publish)
-
-    def _announce(self, publish: Publish) -> None:
-        if len(self._announced) >= MAX_ANNOUNCED:
-            del self._announced[next(iter(self._announced))]
-        self._announced[publish.task_id] = publish
-
-    def _published(self, publish: Publish, now_ns: int) -> bool:
-        """Tell of a publish, if nobody did yet: what was announced and is being worked on was published."""
-        if not self.attempts.once((SignalName.AFTER_TASK_PUBLISH, publish.task_id), now_ns):
-            return False
-        self._recorder.published(publish, now_ns)
-        return True
 
     def heard(self, signal: Signal, process: Process, time_ns: int, now_ns: int) -> None:
         """Take a signal of an attempt."""
@@ -127,8 +85,10 @@ class Tasks:
         attempt = self._attempt_of(signal, process, time_ns, started_ns, received_ns, now_ns)
         if attempt is None:
             return
-        self._merge_identity(attempt, signal, process)
-        if started_ns and (not attempt.started_ns or started_ns < attempt.started_ns):
+        self._merge_identity(attempt, signal, process, starts=bool(started_ns and not attempt.started_ns))
+        if started_ns and (
+            not attempt.started_ns or started_ns < attempt.started_ns or attempt.marks & Mark.START_READ
+        ):
             attempt.started_ns = started_ns
             attempt.marks &= ~Mark.START_READ
         if received_ns and not attempt.marks & Mark.RECEIVED_TOLD:
@@ -177,8 +137,7 @@ class Tasks:
         return attempt
 
     def _opened(self, attempt: Attempt, now_ns: int) -> None:
-        if self._announced and (publish := self._announced.pop(attempt.task_id, None)):
-            self._published(publish, now_ns)
+        self.publishes.begun(attempt, now_ns)
         for other in self.attempts.of(attempt.task_id) if attempt.number else ():
             if other.number < attempt.number and other.end is None:
                 other.marks |= Mark.OVER
@@ -190,7 +149,7 @@ class Tasks:
             return True
         return attempt.origin is not None and self._family.awaits_parents(attempt.origin)
 
-    def _merge_identity(self, attempt: Attempt, signal: Signal, process: Process) -> None:
+    def _merge_identity(self, attempt: Attempt, signal: Signal, process: Process, *, starts: bool) -> None:
         attributes = signal.attributes
         if process.boot:
             attempt.marks |= Mark.NUMBERED
@@ -200,8 +159,9 @@ class Tasks:
             attempt.task = intern(attributes.task_name)
         if not attempt.queue and attributes.queue:
             attempt.queue = intern(attributes.queue)
-        # Each signal carries the whole envelope; one decoding serves them all.
-        if attempt.origin is None and (envelope := decode_envelope(signal.envelope)) and _tells(envelope):
+        # Each signal carries the whole envelope; one decoding serves them all. But copies of a task have each their own
+        # `notBefore`: of two that are delivered at once, the one that is told to start counts.
+        if (attempt.origin is None or starts) and (envelope := decode_envelope(signal.envelope)) and _tells(envelope):
             attempt.origin = origin = read_origin(envelope, self.zone)
             self._family.remember(attempt.task_id, origin)
             if run_id := origin.lineage.workflow_run_id:
@@ -240,10 +200,11 @@ class Tasks:
                 self._conclude(attempt, now_ns)
         if self._suspects and now_ns >= self._next_look_ns:
             self._next_look_ns = now_ns + LOOK_NS
-            self._ask_after_gap()
+            self._ask_after_gap(now_ns)
         for attempt, reason in self.attempts.surplus(now_ns):
             self._evict(attempt, reason, now_ns)
         self.attempts.forget(now_ns)
+        self.publishes.forget(now_ns)
 
     def close(self, now_ns: int) -> None:
         """Settle every attempt whose end was heard; drop and count the others."""
@@ -305,16 +266,19 @@ class Tasks:
         if self._repairs is not None:
             self._suspects.update(processes)
 
-    def _ask_after_gap(self) -> None:
+    def _ask_after_gap(self, now_ns: int) -> None:
         suspects, self._suspects = self._suspects, set()
         if (repairs := self._repairs) is not None:
             for attempt in self.attempts:
                 if attempt.process in suspects and attempt.end is None:
                     repairs.want(attempt.task_id)
+            for task_id in self.publishes.overdue(now_ns):
+                repairs.want(task_id)
 
-    def ask_at_last(self) -> None:
+    def ask_at_last(self, now_ns: int) -> None:
         """Ask for every record that would be asked for later."""
-        self._ask_after_gap()
+        if self._suspects:
+            self._ask_after_gap(now_ns)
         for attempt in self.attempts:
             if attempt.end is not None:
                 self._asks(attempt)
@@ -331,10 +295,14 @@ class Tasks:
                     self._repairs.want(attempt.task_id)
                     self.attempts.defer(attempt, now_ns)
 
+    def awaits(self, task_id: str) -> bool:
+        """Whether what a task's record says could still change anything."""
+        return bool(self.attempts.of(task_id)) or self.publishes.get(task_id) is not None
+
     def answered(self, records: Mapping[str, TaskStatus | None], now_ns: int) -> None:
         """Take what the result records say; None for a task that has none."""
         for task_id, record in records.items():
-            attempts = self.attempts.of(task_id)
+            attempts = self.attempts.of(task_id) or self._unheard(task_id, record, now_ns)
             for attempt in attempts:
                 says = self._apply(record, attempt, attempts) if record else Says.NOTHING
                 self._counters[REPAIRS, says.name.lower() if record else "absent"] += 1
@@ -347,6 +315,28 @@ class Tasks:
                 if says is Says.OVER:
                     attempt.marks |= Mark.OVER | Mark.ASKED
                     self.attempts.ending(attempt, now_ns)
+
+    def _unheard(self, task_id: str, record: TaskStatus | None, now_ns: int) -> list[Attempt]:
+        """Open the attempt of which no signal was heard at all, if the record proves it.
+
+        Only of a worker that is heard here: another agent tells what the others do.
+        """
+        publish = self.publishes.get(task_id)
+        if publish is None or record is None or record.attempt is None or not record.worker:
+            return []
+        process = self._processes.of_worker(publish.namespace, record.worker)
+        if process is None or record.state is TaskState.QUEUED:
+            return []
+        worker = intern(record.worker)
+        attempt = self.attempts.find(
+            task_id, record.attempt, worker, process, started_ns=0, never_started_ns=0, now_ns=now_ns
+        )
+        if attempt is None:
+            return []
+        attempt.task, attempt.queue, attempt.origin = intern(publish.task), intern(publish.queue), publish.origin
+        attempt.marks |= Mark.NUMBERED
+        self._opened(attempt, now_ns)
+        return [attempt]
 
     def _apply(self, record: TaskStatus, attempt: Attempt, among: Collection[Attempt]) -> Says:
         """Merge what a record proves; signals that were heard know better."""

@@ -90,7 +90,7 @@ def tell(tasks: Sequence[History]) -> Stages:
                 ]
                 again = _attempt(other, task, start + timedelta(seconds=30), history, last=True)
                 stages[history.delivered_again != "elsewhere"] += again
-            start = stories[which].time.now + timedelta(seconds=8)
+            start = stories[which].time.now + timedelta(seconds=8, milliseconds=-1)  # as `nextRetryAt` says
             task = {**task, "attempt": number + 1, "notBefore": iso(start)}
     return stages
 
@@ -178,7 +178,9 @@ def _twin(span: Any, truth: dict[bytes, Any]) -> Any:
     """The same span where nothing was lost: by its id, but a delivery whose first is unknown is itself the first."""
     known = truth.get(span.span_id)
     for other in [*([known] if known else []), *truth.values()]:
-        if _when(other) == _when(span) and found(other) == found(span):
+        told = found(span)
+        told.pop("stem.task.wait.lower_bound", None)  # the retry before it, which would have told, is lost
+        if _when(other) == _when(span) and found(other) == told:
             return other
     return None
 

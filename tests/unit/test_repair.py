@@ -9,6 +9,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Status
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.repair import RepairQueue
 from agent.correlate.tasks import REPAIR_PATIENCE_SECONDS
+from agent.emit import iso
 from agent.stem.catalogue import SignalName, TaskState
 from agent.stem.status import TaskError, TaskStatus
 from agent.stem.wire import Gap, Outage
@@ -260,3 +261,122 @@ def test_times_without_a_zone_are_in_the_receivers() -> None:
     local = datetime(2026, 4, 23, 10, 0, 0, 159456)  # noqa: DTZ001 - as Stem 0.1 writes it
     heard.answer(succeeded(completed_at=local, started_at=None))
     assert heard.span("process").end_time_unix_nano == nanoseconds(EPOCH + timedelta(milliseconds=36))
+
+
+# --- when an attempt was ready -------------------------------------------------------------------------------------
+
+
+def wait_of(heard: Heard, number: int = 0) -> Any:
+    return next(s for s in heard.spans if s.name.startswith("wait") and found(s)["stem.task.attempt"] == number)
+
+
+LATER = envelope(notBefore=iso(EPOCH - timedelta(seconds=0.3)))
+"""As after a rate limit, a pause, or a lease that was extended: the envelope's own `notBefore` was written over."""
+
+
+def test_a_first_attempt_was_ready_when_its_publish_said_so() -> None:
+    story = Story()
+    story.recorded.after_publish(envelope())
+    story.run(task=LATER)
+    heard = Heard().hear(story.payloads)
+    assert wait_of(heard).start_time_unix_nano == nanoseconds(EPOCH - timedelta(seconds=1.2))
+    assert "stem.task.wait.lower_bound" not in found(heard.span("process"))
+
+
+def test_without_its_publish_the_wait_is_at_least_what_the_envelope_says() -> None:
+    heard = Heard().hear(Story().run(task=LATER))
+    assert wait_of(heard).start_time_unix_nano == nanoseconds(EPOCH - timedelta(seconds=0.3))
+    assert found(heard.span("process"))["stem.task.wait.lower_bound"] is True
+
+
+def test_a_publish_may_come_after_the_start() -> None:
+    story = Story()
+    payloads = story.run(task=LATER)
+    story.recorded.before_publish(envelope())
+    heard = Heard().hear([*payloads[:2], story.payloads[-1], *payloads[2:]])
+    assert wait_of(heard).start_time_unix_nano == nanoseconds(EPOCH - timedelta(seconds=1.2))
+
+
+def test_a_retry_was_ready_when_its_back_off_was_over() -> None:
+    story = Story()
+    heard = Heard().hear(story.run("retry"))
+    due = EPOCH + timedelta(seconds=8, milliseconds=36)
+    story.time.now = EPOCH + timedelta(seconds=10)
+    heard.hear(story.run(task=envelope(attempt=1, notBefore=iso(due + timedelta(seconds=1)))))
+    assert wait_of(heard, 1).start_time_unix_nano == nanoseconds(due)
+
+
+# --- attempts of which nothing was heard ---------------------------------------------------------------------------
+
+
+def published(**config: Any) -> tuple[Story, Heard]:
+    """A worker that is known, and a task of which only the publish was heard."""
+    story = Story()
+    story.recorded.heartbeat()
+    story.recorded.after_publish(envelope())
+    return story, Heard(CorrelateConfig(**config), with_repair=True).hear(story.payloads)
+
+
+def outage(heard: Heard) -> Heard:
+    heard.fact(Outage("stem", (), heard.now_ns, 0)).pass_time(2)
+    return heard.fact(Outage("stem", (), heard.now_ns, heard.now_ns)).pass_time(0.1)
+
+
+def test_an_attempt_of_which_nothing_was_heard_is_read_from_its_record() -> None:
+    _, heard = published()
+    outage(heard).answer(succeeded())
+    span = heard.span("process")
+    assert (span.start_time_unix_nano, span.end_time_unix_nano) == (nanoseconds(STARTED), nanoseconds(ENDED))
+    told = found(span)
+    assert "stem.incomplete" not in told
+    assert told["stem.source"] == "repair"
+    assert [name for name in names(heard) if name.startswith("stem.task")] == [
+        "stem.task.started",
+        "stem.task.succeeded",
+    ]
+    assert heard.counts()["stem.tasks.started"] == heard.counts()["stem.tasks.succeeded"] == 1
+
+
+def names(heard: Heard) -> list[str]:
+    return [record.event_name for record in heard.logs]
+
+
+def test_an_attempt_that_is_read_while_it_runs_goes_on_by_its_signals() -> None:
+    story, heard = published()
+    outage(heard).answer(record(TaskState.RUNNING, worker="worker-1", started_at=EPOCH))
+    assert heard.counts()["stem.tasks.started"] == 1
+    heard.hear(story.run()[2:])
+    assert heard.counts()["stem.tasks.started"] == heard.counts()["stem.tasks.succeeded"] == 1
+    assert heard.span("process").start_time_unix_nano == nanoseconds(STARTED), "signals are exact"
+
+
+@pytest.mark.parametrize(
+    "status",
+    [
+        record(TaskState.QUEUED),
+        record(TaskState.RETRIED, rate_limited=True, worker=None),
+        record(TaskState.RETRIED, error=SOCKET),  # by whom, and from when on?
+        succeeded(worker="worker-2"),  # not heard here: another agent tells what it does
+        None,
+    ],
+)
+def test_what_is_not_ours_or_not_proved_is_not_read_into_being(status: TaskStatus | None) -> None:
+    _, heard = published()
+    outage(heard).answer(*filter(None, [status])).pass_time(5)
+    assert heard.spans == []
+    assert len(heard.correlator.tasks.attempts) == 0
+
+
+def test_a_task_that_was_settled_is_not_read_again() -> None:
+    story, heard = published()
+    heard.hear(story.run())
+    story.recorded.before_publish(envelope())
+    heard.hear(story.payloads[-1:])
+    outage(heard).answer(succeeded())
+    assert len(heard.spans) == 3
+
+
+def test_publishes_are_forgotten_in_the_end() -> None:
+    _, heard = published()
+    heard.pass_time(601)
+    assert len(heard.correlator.tasks.publishes) == 0
