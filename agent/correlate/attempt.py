@@ -5,6 +5,7 @@ from typing import NamedTuple
 
 from msgspec import Struct
 
+from agent.core.clock import NANOSECONDS
 from agent.correlate import ids
 from agent.correlate.origin import Origin
 from agent.correlate.process import Process
@@ -70,11 +71,13 @@ class Ending(NamedTuple):
 class Before(NamedTuple):
     """What was heard to come before an attempt: its publish, or the retry (`span_id`: the attempt that asked for it).
 
-    `due_ns` is when the attempt was to begin: 0 after a publish is at once, after a retry unknown.
+    `due_ns` is when the attempt was to begin: 0 after a publish is at once, after a retry unknown. `read`: a record told,
+    which knows the delay, but its own time instead of the retry's.
     """
 
     span_id: bytes
     due_ns: int
+    read: bool = False
 
 
 PUBLISHED = Before(b"", 0)
@@ -224,6 +227,10 @@ class Attempt(Struct, gc=False):
         return bool(self.received_ns) or not self.marks & Mark.NUMBERED
 
 
+READ_OFF_NS = NANOSECONDS
+"""What a record tells of the retry's due time is late by its own writing, milliseconds as a rule."""
+
+
 class Ready(NamedTuple):
     """When an attempt could have started, 0 when unknown.
 
@@ -246,6 +253,8 @@ def ready_time(attempt: Attempt, origin: Origin) -> Ready:
     before = attempt.before
     known = before is not None and (before.due_ns or not attempt.number)
     due_ns = before.due_ns if before and known else origin.not_before_ns
+    if before and before.read and abs(origin.not_before_ns - due_ns) < READ_OFF_NS:
+        due_ns = origin.not_before_ns  # the same time, told exactly
     ready_ns = max(origin.enqueued_ns, due_ns)
     if ready_ns > attempt.started_ns:
         return Ready(attempt.started_ns, clamped=True)

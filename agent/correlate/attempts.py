@@ -192,11 +192,11 @@ class AttemptTable:
         self._buried[mark] = (now_ns + self._settled_ttl_ns, 0, None)
         return True
 
-    def retried(self, attempt: Attempt, next_retry_ns: int, now_ns: int) -> None:
+    def retried(self, attempt: Attempt, next_retry_ns: int, now_ns: int, *, read: bool = False) -> None:
         """Remember that an attempt ended in a retry, for the one that follows; 0 where its time was not told."""
         mark = _retry(attempt.task_id, attempt.number)
         if next_retry_ns or not (mark in self._retries or mark in self._followed):
-            self._retries[mark] = (now_ns + self._task_ttl_ns, Before(attempt.span_id, next_retry_ns))
+            self._retries[mark] = (now_ns + self._task_ttl_ns, Before(attempt.span_id, next_retry_ns, read))
 
     def recall(self, attempt: Attempt) -> bool:
         """Tell an attempt about the one before it, if that was heard to retry; return whether it knows everything."""

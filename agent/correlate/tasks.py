@@ -352,7 +352,7 @@ class Tasks:
             attempt.ends(kind, ending)
             attempt.marks |= Mark.REPAIRED
             if kind is EndKind.RETRIED:
-                self.attempts.retried(attempt, ending.next_retry_ns, attempt.opened_ns)
+                self.attempts.retried(attempt, ending.next_retry_ns, attempt.opened_ns, read=True)
         return says
 
 

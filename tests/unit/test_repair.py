@@ -171,6 +171,16 @@ def test_a_signal_that_was_heard_knows_better_than_the_record() -> None:
     assert found(span)["stem.source"] == "signals"
 
 
+def test_the_envelope_knows_better_than_the_record_when_the_back_off_was_over() -> None:
+    story, heard = opened()
+    gap(story, heard).answer(record(TaskState.RETRIED, retry_delay_ms=8000, error=SOCKET))
+    due = ENDED + timedelta(seconds=8, milliseconds=-3)  # the record was written three milliseconds after the retry
+    story.time.now = ENDED + timedelta(seconds=9)
+    heard.hear(story.run(task=envelope(attempt=1, notBefore=iso(due))))
+    assert wait_of(heard, 1).start_time_unix_nano == nanoseconds(due)
+    assert not [span for span in heard.spans if "stem.task.wait.lower_bound" in found(span)]
+
+
 def test_two_deliveries_under_way_are_not_both_retried_by_one_record() -> None:
     story, other = Story(), Story("worker-2", "pod-2")
     heard = Heard(with_repair=True).hear([*story.run()[:2], *other.run()[:2]])
