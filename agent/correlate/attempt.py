@@ -71,8 +71,8 @@ class Ending(NamedTuple):
 class Before(NamedTuple):
     """What was heard to come before an attempt: its publish, or the retry (`span_id`: the attempt that asked for it).
 
-    `due_ns` is when the attempt was to begin: 0 after a publish is at once, after a retry unknown. `read`: a record told,
-    which knows the delay, but its own time instead of the retry's.
+    `due_ns` is when the attempt was to begin: 0 after a publish is at once, after a retry unknown. `read`: a record
+    told, which knows the delay, but its own time instead of the retry's.
     """
 
     span_id: bytes

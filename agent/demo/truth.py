@@ -137,7 +137,7 @@ class Truth(msgspec.Struct):
     """Everything the fleet did.
 
     `skews` are the seconds by which each worker's clock is fast. `agents` counts those that followed one another: more
-    than one if whoever runs the agent restarted it.
+    than one if whoever runs the agent restarted it; `cuts` how often Redis closed its connection.
     """
 
     tasks: dict[str, TaskTruth] = msgspec.field(default_factory=dict)
@@ -150,6 +150,12 @@ class Truth(msgspec.Struct):
     skews: dict[str, float] = msgspec.field(default_factory=dict)
     signals: SignalsTruth = msgspec.field(default_factory=SignalsTruth)
     agents: int = 1
+    cuts: int = 0
+
+    @property
+    def blind(self) -> bool:
+        """Whether there were moments in which no agent heard anything, so that none can know everything."""
+        return self.agents > 1 or self.cuts > 0
 
     def states(self) -> Counter[str]:
         """Return the number of attempts by state."""

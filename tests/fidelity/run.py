@@ -46,6 +46,7 @@ SCENARIOS = (
     Scenario("loss=5%", "loss=5%"),
     Scenario("skew", "skew=90s"),
     Scenario("kill-worker", "kill-worker=5s"),
+    Scenario("cut", "cut=3s"),
     Scenario("restart-agent", "restart-agent=7s"),
     Scenario("all", ALL),
 )

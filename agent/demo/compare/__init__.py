@@ -30,12 +30,12 @@ def compare(truth: Truth, sink: Sink) -> list[Row]:
 def examine(truth: Truth, sink: Sink) -> Comparison:
     """Return the rows, what they mean for the attempts as a whole, and examples of what differs."""
     matched = match(truth, sink)
-    others = list(compare_spans(truth, sink, matched.told))
+    others = list(compare_spans(truth, sink, matched))
     # Log records and counts decide, too, whether an attempt was told exactly: they come before its row.
     log_rows, both = compare_logs(truth, sink, matched.told)
-    metric_rows, uncounted = compare_metrics(truth, sink, matched.told, both=both)
+    metric_rows, uncounted = compare_metrics(truth, sink, matched, both=both)
     others += [*metric_rows, *log_rows]
-    if truth.agents == 1:  # what is lost between two agents is nobody's to notice
+    if not truth.blind:  # what nobody listened for is not counted signal by signal
         noticed = sink.own("stem_agent.signals.lost").total()
         others.append(Row("signals lost, and noticed", truth.signals.noticeable, noticed))
     known = [told for told in matched.told if told.counts]

@@ -132,10 +132,11 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """All attempts, and the spans that are nobody's."""
+    """All attempts, the spans that are nobody's, and those of tasks that expired: only a record can tell of these."""
 
     told: list[Told]
     invented: list[Seen]
+    expired: list[Seen]
 
 
 def match(truth: Truth, sink: Sink) -> Matched:
@@ -160,10 +161,24 @@ def match(truth: Truth, sink: Sink) -> Matched:
     for each in told:
         if each.seen:
             before = retried.get((each.attempt.task_id, each.attempt.number - 1), set())
-            each.differs = list(_differences(each, each.seen, before, several_agents=truth.agents > 1))
+            each.differs = list(_differences(each, each.seen, before, blind=truth.blind))
             right = Verdict.INCOMPLETE if each.seen.incomplete else Verdict.EXACT
             each.verdict = Verdict.WRONG if each.differs else right
-    return Matched(told, [seen for spans in left.values() for seen in spans])
+    expired, invented = _nobodys(truth, [seen for spans in left.values() for seen in spans])
+    return Matched(told, invented, expired)
+
+
+def _nobodys(truth: Truth, spans: list[Seen]) -> tuple[list[Seen], list[Seen]]:
+    """Return which spans tell of tasks that expired, and which tell of nothing that was."""
+    expirable = {outcome.task_id for outcome in truth.outcomes if outcome.what == "expired"}
+    expired, invented = [], []
+    for seen in spans:
+        if seen.found.get("stem.task.end_reason") == "expired" and seen.key[0] in expirable:
+            expirable.remove(seen.key[0])
+            expired.append(seen)
+        else:
+            invented.append(seen)
+    return expired, invented
 
 
 def _take(told: Told, spans: list[Seen], *, by_start: bool) -> None:
@@ -174,18 +189,18 @@ def _take(told: Told, spans: list[Seen], *, by_start: bool) -> None:
             return
 
 
-def parents(task: TaskTruth, *, several_agents: bool) -> set[bytes]:
+def parents(task: TaskTruth, *, blind: bool) -> set[bytes]:
     """Return the spans under which a task's spans may be: the publisher's own, or the `send` that is made for it.
 
     Whoever has not seen the parent cannot know that a header was inherited, and believes it.
     """
     if task.traced:
         return {bytes.fromhex(task.span_id)}
-    believed = {bytes.fromhex(task.inherited)} if several_agents and task.inherited else set()
+    believed = {bytes.fromhex(task.inherited)} if blind and task.inherited else set()
     return {ids.span_id("send", task.task_id), *believed}
 
 
-def _differences(told: Told, seen: Seen, before: set[bytes], *, several_agents: bool) -> Iterator[str]:
+def _differences(told: Told, seen: Seen, before: set[bytes], *, blind: bool) -> Iterator[str]:
     """Say what is not as it was; `before` are the spans of the attempts that its retry link may point to."""
     span, task, attempt = seen.span, told.task, told.attempt
     state = seen.found.get("stem.task.state")
@@ -197,14 +212,14 @@ def _differences(told: Told, seen: Seen, before: set[bytes], *, several_agents: 
     yield from _unlike("worker", seen.found.get("stem.worker.id"), [attempt.worker])
     yield from _unlike("queue", seen.found.get("stem.queue"), [task.queue])
     yield from _unlike("status", span.status.code, [status])
-    yield from _unlike("parent", span.parent_span_id, parents(task, several_agents=several_agents))
+    yield from _unlike("parent", span.parent_span_id, parents(task, blind=blind))
     if state == LOST:
         yield from _unlike("end reason", seen.found.get("stem.task.end_reason"), ["worker-lost"])
         yield from _unlike("error type", seen.found.get("error.type"), ["worker-lost"])
     linked = {link.span_id for link in span.links}
     if span.parent_span_id not in linked:
         yield "no link to what created it"
-    if before and not before & linked and not several_agents:
+    if before and not before & linked and not blind:
         yield "no link to the attempt before"
     if attempt.started_us and not attempt.cut:
         yield from _misjudged_clock(attempt, seen)

@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from agent.demo.compare.attempts import TOLERANCE_US, Told
+from agent.demo.compare.attempts import TOLERANCE_US, Matched, Told
 from agent.demo.compare.logs import END_EVENTS
 from agent.demo.compare.rows import Row, Verdict
 from agent.demo.sink import Sink, attributes, points
@@ -27,9 +27,10 @@ Values = dict[Series, list[float]]
 
 
 def compare_metrics(
-    truth: Truth, sink: Sink, told: Sequence[Told], *, both: Counter[tuple[str, str]]
+    truth: Truth, sink: Sink, matched: Matched, *, both: Counter[tuple[str, str]]
 ) -> tuple[list[Row], int]:
     """Return the rows, and how many attempts lack nothing but their counts; `both` starts two agents counted."""
+    told = matched.told
     counts, schedules = _counts(truth, told), _dispatches(truth)
     rows = [
         _counter(name, TASK, expected, sink, both if name == STARTED else Counter())
@@ -38,7 +39,7 @@ def compare_metrics(
     rows += [_counter(name, SCHEDULE, expected, sink, Counter()) for name, expected in schedules.items()]
     repaired = any(each.seen and each.seen.tolerance_us > TOLERANCE_US for each in told)
     tolerance = REPAIR_TOLERANCE_SECONDS if repaired else SUM_TOLERANCE_SECONDS
-    rows += [_histogram(name, keys, values, sink, tolerance) for name, keys, values in _values(told)]
+    rows += [_histogram(name, keys, values, sink, tolerance) for name, keys, values in _values(truth, matched)]
     drifts: Values = {}
     for each in truth.dispatches:
         if each.task_id:
@@ -67,13 +68,17 @@ def _dispatches(truth: Truth) -> dict[str, Counter[Series]]:
     return counts
 
 
-def _values(told: Sequence[Told]) -> list[tuple[str, tuple[str, ...], Values]]:
+def _values(truth: Truth, matched: Matched) -> list[tuple[str, tuple[str, ...], Values]]:
     """Return what histograms of tasks are to have observed, in seconds."""
     durations: Values = {}
     latencies: Values = {}
     delays: Values = {}
     totals: Values = {}
-    for each in told:
+    for seen in matched.expired:
+        task = truth.tasks[seen.key[0]]
+        total_s = max(0, seen.end_us - task.enqueued_us) / 1e6
+        totals.setdefault((task.name, task.queue, "cancelled"), []).append(total_s)
+    for each in matched.told:
         attempt, state = each.attempt, each.state
         if state is None:
             continue

@@ -29,11 +29,10 @@ def attempt_rows(matched: Matched) -> Iterator[Row]:
     yield Row("attempts invented or doubled", 0, count, wrong=count)
 
 
-def compare_spans(truth: Truth, sink: Sink, told: Sequence[Told]) -> Iterator[Row]:
+def compare_spans(truth: Truth, sink: Sink, matched: Matched) -> Iterator[Row]:
     """Compare what there is beside the attempts: each once, in its trace, under its parent, with its times."""
-    several_agents = truth.agents > 1
-    yield _waits(sink, told, several_agents=several_agents)
-    yield from _roots(sink, told, several_agents=several_agents)
+    yield _waits(sink, matched.told, blind=truth.blind)
+    yield from _roots(truth, sink, matched)
     yield _workflows(truth, sink)
 
 
@@ -41,7 +40,7 @@ def _seen(sink: Sink, role: str) -> list[Seen]:
     return [Seen(span, attributes(span.attributes)) for span in sink.named(role)]
 
 
-def _waits(sink: Sink, told: Sequence[Told], *, several_agents: bool) -> Row:
+def _waits(sink: Sink, told: Sequence[Told], *, blind: bool) -> Row:
     """Compare `wait` spans: one for every attempt that started, from when it could have to when it did."""
     left: dict[AttemptKey, list[Seen]] = {}
     waits = _seen(sink, "wait")
@@ -58,31 +57,33 @@ def _waits(sink: Sink, told: Sequence[Told], *, several_agents: bool) -> Row:
         seen = near[0]
         left[each.key].remove(seen)
         each.wait_us = seen.start_us
-        if differs := list(_wrong_wait(each, seen, several_agents=several_agents)):
+        if differs := list(_wrong_wait(each, seen, blind=blind)):
             notes.append(f"{seen.describe()}: {'; '.join(differs)}")
     invented = [seen.describe() for spans in left.values() for seen in spans]
     return Row("wait spans", expected, len(waits), wrong=len(notes) + len(invented), notes=(*notes, *invented))
 
 
-def _wrong_wait(told: Told, seen: Seen, *, several_agents: bool) -> Iterator[str]:
+def _wrong_wait(told: Told, seen: Seen, *, blind: bool) -> Iterator[str]:
     attempt = told.attempt
     ready = {min(ready_us, attempt.started_us) for ready_us in (attempt.ready_us, attempt.due_us or attempt.ready_us)}
     if not any(seen.near(seen.start_us, ready_us) for ready_us in ready):
         yield f"start off by {(seen.start_us - max(ready)) / 1000:.3f} ms"
     if seen.span.trace_id.hex() != told.task.trace_id:
         yield f"not in trace {told.task.trace_id}"
-    if seen.span.parent_span_id not in parents(told.task, several_agents=several_agents):
+    if seen.span.parent_span_id not in parents(told.task, blind=blind):
         yield f"under {seen.span.parent_span_id.hex()}"
 
 
-def _roots(sink: Sink, told: Sequence[Told], *, several_agents: bool) -> Iterator[Row]:
+def _roots(truth: Truth, sink: Sink, matched: Matched) -> Iterator[Row]:
     """Compare `send` and `schedule` spans: one for every task that was attempted, and whose publisher made none."""
+    told, several_agents = matched.told, truth.agents > 1
     expected = {
         each.task.task_id: each.task
         for each in told
         if not each.task.traced and each.attempt.number == 0 and (each.seen or not each.attempt.cut)
     }
     attempted = {each.task.task_id: each.task for each in told if not each.task.traced}
+    attempted |= {seen.key[0]: truth.tasks[seen.key[0]] for seen in matched.expired}
     for role in ("send", "schedule"):
         spans, notes, known = _seen(sink, role), [], set()
         wanted = {task_id for task_id, task in expected.items() if task.root_span_name.startswith(f"{role} ")}
@@ -91,7 +92,7 @@ def _roots(sink: Sink, told: Sequence[Told], *, several_agents: bool) -> Iterato
             task = attempted.get(task_id := seen.key[0])
             if task_id in known:
                 doubled += 1
-            elif task is None or not _right_root(task, seen, several_agents=several_agents):
+            elif task is None or not _right_root(task, seen, blind=truth.blind):
                 notes.append(f"{seen.describe()} is not as {task}")
             known.add(task_id)
         if several_agents:
@@ -101,10 +102,10 @@ def _roots(sink: Sink, told: Sequence[Told], *, several_agents: bool) -> Iterato
         yield Row(f"{role} spans", len(wanted | known & set(attempted)), received, wrong=wrong, notes=tuple(notes))
 
 
-def _right_root(task: TaskTruth, seen: Seen, *, several_agents: bool) -> bool:
+def _right_root(task: TaskTruth, seen: Seen, *, blind: bool) -> bool:
     span = seen.span
     # A new agent may have seen the parent, but not the grandparent, and then believes the parent's header.
-    above = {task.send_parent, task.inherited} if several_agents else {task.send_parent}
+    above = {task.send_parent, task.inherited} if blind else {task.send_parent}
     return (
         span.name == task.root_span_name
         and span.kind == Span.SPAN_KIND_PRODUCER
@@ -146,7 +147,7 @@ def _wrong_run(truth: Truth, run: RunTruth, seen: Seen) -> Iterator[str]:
     if not seen.missing & {"start", "enqueued"} and place != (trace_id, parent):
         yield f"trace and parent {place}, not {(trace_id, parent)}"
     events = Counter(event.name for event in span.events)
-    lossy = truth.signals.lost or truth.killed_workers or truth.agents > 1
+    lossy = truth.signals.lost or truth.killed_workers or truth.blind
     least = 0 if lossy else run.suspensions
     # Stem says `resumed` before every step, too: an agent may tell of all of them, or of those after a suspension.
     for name, most in ((SUSPENDED, run.suspensions), (RESUMED, run.resumptions)):

@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 Clock = Callable[[], datetime]
 
 KILL_EVERY_SECONDS = 5.0
+CUT_EVERY_SECONDS = 3.0
 RESTART_EVERY_SECONDS = 7.0
 _PERCENT = "%"
 _EXPECTED = (
-    "expected a list such as loss=1%,dup=1%,shuffle=80ms,skew=90s,kill-worker,restart-agent; "
-    "kill-worker=5s and restart-agent=7s say how often"
+    "expected a list such as loss=1%,dup=1%,shuffle=80ms,skew=90s,cut,kill-worker,restart-agent; "
+    "cut=3s, kill-worker=5s and restart-agent=7s say how often"
 )
 
 
 class Faults(msgspec.Struct, frozen=True):
     """Shares are 0 to 1; `shuffle_s` delays a signal by up to so many seconds; the intervals are 0 for never.
 
-    No clock is wrong by more than `skew_s`. The agent is not the fleet's: who runs both restarts it.
+    Every `cut_every_s` Redis closes the subscribers' connections. No clock is wrong by more than `skew_s`. The agent
+    is not the fleet's: who runs both restarts it.
     """
 
     loss: float = 0.0
@@ -40,6 +42,7 @@ class Faults(msgspec.Struct, frozen=True):
     kill_every_s: float = 0.0
     skew_s: float = 0.0
     restart_every_s: float = 0.0
+    cut_every_s: float = 0.0
 
     @property
     def any(self) -> bool:
@@ -62,6 +65,8 @@ def parse_faults(text: str) -> Faults:
                     found["skew_s"] = _seconds(value)
                 case "kill-worker":
                     found["kill_every_s"] = _seconds(value, zero=False) if value else KILL_EVERY_SECONDS
+                case "cut":
+                    found["cut_every_s"] = _seconds(value, zero=False) if value else CUT_EVERY_SECONDS
                 case "restart-agent":
                     found["restart_every_s"] = _seconds(value, zero=False) if value else RESTART_EVERY_SECONDS
                 case _:

@@ -135,7 +135,8 @@ class Fleet:
         for worker in self._workers:
             await worker.start()
         beating = self.spawn(beat.run())
-        troubling = [self.spawn(self._kill_now_and_then()), self.spawn(self._pause_now_and_then(producer.client))]
+        troubles = (self._kill_now_and_then(), self._cut_now_and_then(), self._pause_now_and_then(producer.client))
+        troubling = [self.spawn(trouble) for trouble in troubles]
         await producer.run()
         await asyncio.gather(beating, *troubling)
         if self._unfinished:
@@ -156,6 +157,12 @@ class Fleet:
             await asyncio.sleep(RESTART_SECONDS)
             self._workers[index] = Worker(self, index + 1)
             await self._workers[index].start()
+
+    async def _cut_now_and_then(self) -> None:
+        """Close the connections of all subscribers every so often, as Redis does with those that fall behind."""
+        while self.faults.cut_every_s and not await self.stopped_within(self.faults.cut_every_s):
+            self.truth.cuts += 1
+            await self.redis.client_kill_filter(_type="pubsub")
 
     async def _pause_now_and_then(self, operator: Client) -> None:
         """Pause a queue for a moment every so often, as an operator does with Stem's command line."""

@@ -68,6 +68,7 @@ class StemSignalsReceiver:
             for event in (*SignalName, _HEARTBEAT, _UNKNOWN)
         }
         self._connection: Connection | None = None
+        self._healthy = False
         self._canary_flies = False
         self._tasks: list[asyncio.Task[None]] = []
         self._draining: asyncio.Handle | None = None
@@ -169,13 +170,14 @@ class StemSignalsReceiver:
                     self._connect_failed(refused, delay := backoff.next())
                     self._outage_begins(self._clock())
                     continue
-            connected_at = self._loop.time() if self._loop else 0.0
+            connected_at, self._healthy = self._loop.time() if self._loop else 0.0, False
             reason = await self._end_of(self._connection)
             self._outage_begins(self._epoch_ns(self._connection.heard_until))
             self._connection = None
             self._telemetry.emit(events.Disconnected(self._id, self._config.url.address, reason.value))
-            # Health is having stayed: a server that accepts and closes at once must meet a growing delay.
-            if self._loop and self._loop.time() - connected_at > self._config.max_backoff:
+            # Health is having heard a message, or having stayed: a server that accepts and closes at once must meet a
+            # growing delay, but whoever is cut off for reading too slowly must be back at once.
+            if self._healthy or (self._loop and self._loop.time() - connected_at > self._config.max_backoff):
                 backoff.reset()
             delay = backoff.next()
 
@@ -222,6 +224,7 @@ class StemSignalsReceiver:
     def _hear(self, channel: bytes, payload: bytes) -> None:
         if self._deaf_since_ns is not None:
             self._listens()
+        self._healthy = True
         self._backlog.push(channel, payload)
         self._drain_soon()
 
