@@ -1,29 +1,39 @@
-"""`correlate`: everything heard about one task attempt, merged into one story. Pure, but for `connector` and `results`.
+"""`correlate`: everything heard about a fleet's tasks, merged into one story. Pure, but for `connector` and `results`.
 
-An attempt is (task id, attempt number, worker id), and a second delivery of the same attempt to the same worker is
-told apart by its start. Its life here:
+An attempt is (task id, attempt number, worker id). A second delivery of the same attempt to the same worker is told
+apart by its process (`boot`) and its start. Its life here:
 
-| state | facts heard | what happens |
-| --- | --- | --- |
-| open | any | merged; the start is counted and logged as soon as it is known |
-| ending | an ending signal, or `task-postrun` | a settlement is due `settle` later |
-| complete | start, ending signal and postrun | settled at once |
-| settled | | spans, end logs, counters and histograms are made; a tombstone stays for `settled_ttl` |
-| late | any, while the tombstone stays | counted in `stem_agent.signals.late`, else ignored |
-| evicted | too many, or too old | dropped and counted: an attempt whose end may still come is never exported |
+| state | it comes from | by what is known | what happens then |
+| --- | --- | --- | --- |
+| open | | any fact | facts are merged; the start is counted and logged as soon as it is known |
+| ending | open | an ending signal, `task-postrun`, or a later attempt of the task | it is due `settle` later |
+| complete | open, ending | start, ending signal and postrun | settled at once, once retry and parent are known |
+| asked | ending | start or end are still missing when it is due | its record is read; it is due again after 3 s |
+| suspect | open | signals of its process were lost: a gap, an outage | its record is read; without news it stays open |
+| abandoned | open | its process vanished or stopped | its record is read; without an end in it: lost |
+| settled | complete, ending, asked, suspect, abandoned | | spans, end logs, counters; a tombstone for `settled_ttl` |
+| late | settled | any fact, while the tombstone stays | counted in `stem_agent.signals.late`, else ignored |
+| evicted | open | too many (`max_tasks`), too old (`task_ttl`), the agent stops | dropped and counted, never exported |
 
 Every merge rule is independent of the order of arrival, so that within `settle` any permutation, repetition or loss of
-an attempt's facts gives the same spans, or the same marked `stem.incomplete`; never a wrong one.
+an attempt's facts gives the same spans, or the same marked `stem.incomplete`; never a wrong one. What was heard is
+believed before what was read.
 
 | module | concern |
 | --- | --- |
-| `ids` | identities, derived and never random |
-| `origin` | what the envelope tells: trace context, enqueue time, lineage |
+| `correlator` | hands each fact to who is concerned, and the time to everybody |
+| `tasks` | the state machine above |
+| `attempts` | the table: finding, due times, tombstones, memory of retries |
 | `attempt` | one attempt's facts and the rules that merge them |
-| `correlator` | the table of attempts: opening, settling, evicting |
-| `spans`, `logs`, `metrics` | what is made of a settled attempt |
-| `labels` | the encoded attributes that many records share |
-| `workers` | heartbeats and the life of workers |
-| `results`, `results_config` | the shell that reads result records, paced, and its options |
+| `publishes` | what was published, and not begun yet |
+| `repair` | which records are wanted, and what a record proves |
+| `process` | who speaks, who is silent, who took whose place |
+| `workers` | heartbeats, goodbyes, collisions of worker ids, clock skews |
+| `workflows`, `schedules`, `control` | the other signals of the catalogue |
+| `origin`, `family` | what an envelope tells; who inherited whose header |
+| `settlement` | what was heard of an attempt, turned into what is told |
+| `keep` | which attempts become spans |
+| `recorder` | tells: `spans`, `logs`, `metrics`, with `ids` derived and `labels` encoded once |
 | `connector`, `config` | the shell: pipelines, timers, options |
+| `results`, `results_config` | the shell that reads result records, paced, and its options |
 """

@@ -15,7 +15,7 @@ import platform
 import statistics
 import sys
 import tempfile
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
 from os import cpu_count
 from pathlib import Path
@@ -26,7 +26,7 @@ import redis.asyncio
 from agent.demo.process import Process, spawn
 from agent.demo.valkey import embedded_valkey
 from tests.benchmarks import report
-from tests.benchmarks.signals import SIGNALS_PER_TASK, SPANS_PER_TASK, Story, Told, publish
+from tests.benchmarks.signals import SIGNALS_PER_TASK, SIGNALS_TO_START, SPANS_PER_TASK, Story, Told, publish
 from tests.generated import write_results
 
 AGENT, PLAIN, LEAST = "agent", "plain_sdk", "least_work"
@@ -35,6 +35,8 @@ PATIENCE_SECONDS = 120.0
 STARTS = 3
 POLL_SECONDS = 0.005
 WARM_UP_TASKS = 1000
+OPEN_ATTEMPTS = 100_000
+OPEN_CHUNK = 2000
 
 YAML = """
 receivers:
@@ -68,7 +70,11 @@ class Candidate:
         before = self.process.usage()[0]
         self.tasks += len(told) // SIGNALS_PER_TASK
         await publish(self.client, self.name, told)
-        wanted = {"traces": self.tasks * SPANS_PER_TASK, "logs": self.tasks * SIGNALS_PER_TASK}
+        await self.delivered({"traces": self.tasks * SPANS_PER_TASK, "logs": self.tasks * SIGNALS_PER_TASK})
+        return self.process.usage()[0] - before
+
+    async def delivered(self, wanted: Mapping[str, int]) -> None:
+        """Wait until its endpoint has so many items of each kind."""
         try:
             async with asyncio.timeout(PATIENCE_SECONDS):
                 for kind, count in wanted.items():
@@ -77,7 +83,6 @@ class Candidate:
                         await asyncio.sleep(POLL_SECONDS)
         except TimeoutError:
             sys.exit(f"{self.name} did not deliver {wanted} in {PATIENCE_SECONDS:g} s:\n{self.process.output()}")
-        return self.process.usage()[0] - before
 
 
 class Stage:
@@ -138,6 +143,17 @@ async def starts_and_stops(built: Stage) -> tuple[float, float]:
     return statistics.median(up), statistics.median(down)
 
 
+async def open_attempts(built: Stage, tasks: int) -> float:
+    """Return the resident MiB of an agent that holds so many attempts open."""
+    story = Story()
+    async with built.candidate(AGENT) as agent:
+        logs = int(await built.client.get(f"bench:{AGENT}:logs") or 0)
+        for begun in range(OPEN_CHUNK, tasks + 1, OPEN_CHUNK):  # in turns, or its queues are what is measured
+            await publish(built.client, AGENT, story.begin(OPEN_CHUNK))
+            await agent.delivered({"logs": logs + begun * SIGNALS_TO_START})
+        return agent.process.usage()[1]
+
+
 async def idle_share(agent: Candidate, seconds: float) -> float:
     """Return the share of a core that an agent takes while nobody speaks."""
     before = threads_s(agent.process.pid)
@@ -177,6 +193,8 @@ async def measure(tasks: int, rounds: int, idle_s: float) -> dict[str, Any]:
         }
         if code := await candidates[0].process.stop():
             sys.exit(f"the agent ended with exit code {code}:\n{candidates[0].process.output()}")
+        print(f"holding {OPEN_ATTEMPTS:,} attempts open ...", file=sys.stderr)
+        open_mib = await open_attempts(built, OPEN_ATTEMPTS)
     return {
         "machine": f"{cpu_count()} cores, {platform.machine()}, CPython {platform.python_version()}",
         "rounds": rounds,
@@ -189,6 +207,7 @@ async def measure(tasks: int, rounds: int, idle_s: float) -> dict[str, Any]:
         },
         "signals_per_core_second": {name: round(1e6 / statistics.median(each)) for name, each in costs.items()},
         "rss_mib": memory,
+        "open_attempts": {"count": OPEN_ATTEMPTS, "rss_mib": round(open_mib, 1)},
         "idle_core_share": round(idle, 5),
         "cold_start_s": round(up_s, 2),
         "shutdown_s": round(down_s, 2),

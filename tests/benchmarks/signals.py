@@ -13,6 +13,7 @@ from agent.stem.channels import signal_channel
 
 WORKERS, QUEUES, TASKS = 8, 5, 20
 SIGNALS_PER_TASK = 4
+SIGNALS_TO_START = 2
 SPANS_PER_TASK = 2
 _PIPELINE = 1000
 
@@ -57,6 +58,11 @@ class Story:
             told += [(worker.composer.emitter, payload) for payload in worker.payloads]
             worker.payloads.clear()
         return told
+
+    def begin(self, tasks: int) -> Told:
+        """Tell the beginnings of tasks: each received and started, and then nothing."""
+        told = self.tell(tasks)
+        return [each for index, each in enumerate(told) if index % SIGNALS_PER_TASK < SIGNALS_TO_START]
 
     def _envelope(self, now: datetime) -> dict[str, Any]:
         return {
