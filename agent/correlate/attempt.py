@@ -107,8 +107,11 @@ class Mark:
     ABANDONED = 512  # its process is gone
     REPORTED = 1024  # as running for long
     START_READ = 2048  # its start comes from the record, which is a few milliseconds off
+    UNSURE = 4096  # its record was read and proves nothing
 
 
+NEVER_STARTED = -1
+"""Start of a delivery that was revoked, or refused, before it ran."""
 TOLD = Mark.RECEIVED_TOLD | Mark.STARTED_TOLD | Mark.STARTED_COUNTED
 
 
@@ -158,7 +161,9 @@ class Attempt(Struct, gc=False):
 
     @property
     def start_mark(self) -> int:
-        """Its start, by which another delivery is told; negative where it is only about right."""
+        """Its start, by which another delivery is told; negative where it is only about right, or never was."""
+        if not self.started_ns and self.end is not None and not self.missing_start:
+            return NEVER_STARTED
         return -self.started_ns if self.marks & Mark.START_READ else self.started_ns
 
     @property
@@ -214,6 +219,20 @@ class Attempt(Struct, gc=False):
             return False
         kind, _, told = self.outcome()
         return told and kind is not None
+
+    @property
+    def doubtful(self) -> bool:
+        """Whether its end may be no end: Stem's SignalMiddleware calls a failure what is then retried."""
+        end = self.end
+        return bool(end and self.started_ns and not end.finished_ns and EndKind.FAILED in end.kinds)
+
+    @property
+    def doubted(self) -> bool:
+        """Whether signals of it may be missing: its process is gone, was not heard for a while, or does not number."""
+        process = self.process
+        if self.marks & (Mark.ASKED | Mark.ABANDONED | Mark.UNSURE) or not process.boot:
+            return True
+        return process.gapped_ns >= self.opened_ns
 
     @property
     def missing_start(self) -> bool:

@@ -6,11 +6,17 @@ from typing import Any
 
 from agent.core.clock import NANOSECONDS
 from agent.correlate import ids
-from agent.correlate.attempt import TOLD, Attempt, Before, Mark
+from agent.correlate.attempt import NEVER_STARTED, TOLD, Attempt, Before, Mark
 from agent.correlate.process import Process
 
 MEMORIES_PER_TASK = 4
 """A task leaves up to four marks: two publishes, its root span, and the attempt."""
+
+GivenUp = tuple[int, int, Process | None, int]
+"""What stays of an attempt whose end may still come: the same, and what was told of it."""
+
+MAX_SIBLINGS = 100
+"""Open attempts of one task; nobody has so many, and whoever claims to must not cost the others."""
 
 REPEAT_NS = NANOSECONDS // 2
 """Stem's own SignalMiddleware sends a second `task-prerun` within moments. A bridge tells of each signal to which start
@@ -38,11 +44,14 @@ class AttemptTable:
         self._count = 0
         self._open: dict[str, Attempt] = {}  # the first of each task's; the others hang from it
         self._due: deque[tuple[int, Attempt]] = deque()
+        self._soon: deque[tuple[int, Attempt]] = deque()
         self._deferred: deque[tuple[int, Attempt]] = deque()
         # All in the order of expiry, because each has one time to live: digest -> (forget at, ...).
         # There are many tombstones: 8 bytes of digest instead of the key halve what each costs.
         self._buried: dict[bytes, Buried] = {}
-        self._told: dict[bytes, tuple[int, int]] = {}  # of evicted and lost attempts, whose end may still come
+        self._given_up: dict[bytes, GivenUp] = {}  # evicted and lost attempts, whose end may still come
+        self._withheld: dict[bytes, tuple[int]] = {}  # roots of traces of which nothing was kept yet
+        self._crowd: list[Attempt] = []
         self._retries: dict[bytes, tuple[int, Before]] = {}
         self._followed: dict[bytes, tuple[int, Before]] = {}
 
@@ -76,37 +85,43 @@ class AttemptTable:
         differs from the known one, or by never having started at all (`never_started_ns`, its end, else 0) where the
         known one did.
         """
-        attempt = first = self._open.get(task_id)
-        while attempt and not (attempt.number == number and attempt.worker == worker and not attempt.delivery):
-            attempt = attempt.sibling
-        if attempt:
-            another = _another(attempt.start_mark, attempt.process, process, started_ns, never_started_ns)
-        elif buried := self._buried.get(ids.span_id("process", task_id, str(number), worker)):
-            another = _another(buried[1], buried[2], process, started_ns, never_started_ns)
-        else:
-            return self._add(first, Attempt(task_id, number, worker, process, now_ns))
-        if not another:
-            return attempt
-        if not (mark := started_ns or never_started_ns):
+        first = base = self._open.get(task_id)
+        while base and not (base.number == number and base.worker == worker and not base.delivery):
+            base = base.sibling
+        if base and not _another(base.start_mark, base.process, process, started_ns, never_started_ns):
+            return base
+        new = Attempt(task_id, number, worker, process, now_ns)
+        mark = started_ns or never_started_ns
+        if mark and first and (further := _further(first, new, mark)):
+            return further
+        if base is None:
+            known = self._known(new)
+            if known is None:
+                return self._add(first, new)
+            if not _another(known[1], known[2], process, started_ns, never_started_ns):
+                return (
+                    self._add(first, new) if new.span_id in self._given_up and new.span_id not in self._buried else None
+                )
+        if not mark:
             return None  # received, and nothing that would name it yet: its later signals repeat that
-        return self._find_further(first, Attempt(task_id, number, worker, process, now_ns, delivery=str(mark)))
+        new.delivery = str(mark)
+        return None if new.span_id in self._buried else self._add(first, new)
 
-    def _find_further(self, first: Attempt | None, further: Attempt) -> Attempt | None:
-        for attempt in _chain(first):
-            if attempt.delivery and attempt.number == further.number and attempt.worker == further.worker:
-                same_process = attempt.process is further.process
-                if same_process and not _apart(int(attempt.delivery), int(further.delivery), attempt.process):
-                    return attempt
-        return None if further.span_id in self._buried else self._add(first, further)
+    def _known(self, attempt: Attempt) -> "Buried | GivenUp | None":
+        """Return what is remembered of an attempt that is not open."""
+        span_id = attempt.span_id
+        return self._buried.get(span_id) or self._given_up.get(span_id)
 
     def _add(self, first: Attempt | None, attempt: Attempt) -> Attempt:
         if first is None:
             self._open[attempt.task_id] = attempt
         else:
             attempt.sibling, first.sibling = first.sibling, attempt
+            if sum(1 for _ in _chain(first)) > MAX_SIBLINGS:
+                self._crowd.append(first)
         self._count += 1
-        if self._told:
-            attempt.marks |= self._told.pop(attempt.span_id, (0, 0))[1]
+        if self._given_up and (given_up := self._given_up.pop(attempt.span_id, None)):
+            attempt.marks |= given_up[3]
         if attempt.number:
             self.recall(attempt)
         return attempt
@@ -123,13 +138,17 @@ class AttemptTable:
             attempt.marks |= Mark.ENDING
             self._due.append((now_ns + self._settle_ns, attempt))
 
+    def over(self, attempt: Attempt, now_ns: int) -> None:
+        """Note that nothing more will be heard of an attempt: it is due at once."""
+        self._soon.append((now_ns, attempt))
+
     def defer(self, attempt: Attempt, now_ns: int) -> None:
         """Let an attempt wait for an answer; it is due again when patience is over."""
         self._deferred.append((now_ns + self._patience_ns, attempt))
 
     def due(self, now_ns: int) -> Iterator[Attempt]:
         """Yield attempts whose time for stragglers is over; settle or defer each before asking for the next."""
-        for line in (self._due, self._deferred):
+        for line in (self._due, self._soon, self._deferred):
             while line and (line[0][0] <= now_ns or line[0][1].marks & Mark.SETTLED):
                 attempt = line.popleft()[1]
                 if not attempt.marks & Mark.SETTLED:
@@ -137,6 +156,9 @@ class AttemptTable:
 
     def surplus(self, now_ns: int) -> Iterator[tuple[Attempt, str]]:
         """Yield the open attempts that are too many or too old, with the reason; remove each before the next."""
+        while self._crowd:
+            if not (crowded := self._crowd.pop()).marks & Mark.SETTLED:
+                yield crowded, "max_siblings"
         while self._open:
             oldest = next(iter(self._open.values()))
             if self._count > self._max:
@@ -151,7 +173,11 @@ class AttemptTable:
     def evict(self, attempt: Attempt, now_ns: int) -> None:
         """Drop an open attempt; should its end still come, what was told of its start is not told again."""
         self._remove(attempt)
-        self._told[attempt.span_id] = (now_ns + self._task_ttl_ns, attempt.marks & TOLD)
+        self._give_up(attempt, attempt.span_id, now_ns)
+
+    def _give_up(self, attempt: Attempt, span_id: bytes, now_ns: int) -> None:
+        expires_ns, told = now_ns + self._task_ttl_ns, attempt.marks & TOLD
+        self._given_up[span_id] = (expires_ns, attempt.start_mark, _of_boot(attempt.process), told)
 
     def bury(self, attempt: Attempt, span_id: bytes, now_ns: int, *, may_return: bool) -> None:
         """Close an attempt and leave a tombstone, so that what comes late is recognised.
@@ -159,10 +185,9 @@ class AttemptTable:
         One that `may_return` was given up, not heard to end: should it end after all, its start is not told again.
         """
         if may_return:
-            self._told[span_id] = (now_ns + self._task_ttl_ns, attempt.marks & TOLD)
+            self._give_up(attempt, span_id, now_ns)
         self._remove(attempt)
-        process = attempt.process if attempt.process.boot else None
-        self._buried[span_id] = (now_ns + self._settled_ttl_ns, attempt.start_mark, process)
+        self._buried[span_id] = (now_ns + self._settled_ttl_ns, attempt.start_mark, _of_boot(attempt.process))
         if attempt.number and (retry := self._retries.pop(_retry(attempt.task_id, attempt.number - 1), None)):
             # Its work is done, but for a second delivery of the attempt, which is about to come or never will.
             self._followed[_retry(attempt.task_id, attempt.number - 1)] = (now_ns + self._settled_ttl_ns, retry[1])
@@ -192,6 +217,23 @@ class AttemptTable:
         self._buried[mark] = (now_ns + self._settled_ttl_ns, 0, None)
         return True
 
+    def withhold(self, task_id: str, now_ns: int) -> None:
+        """Note that the root of a trace was not told, because nothing of it was kept."""
+        self._withheld[ids.span_id("send", task_id)] = (now_ns + self._task_ttl_ns,)
+
+    def withheld(self, task_id: str) -> bool:
+        """Return whether the root of a trace is still to be told."""
+        return bool(self._withheld) and ids.span_id("send", task_id) in self._withheld
+
+    def release(self, task_id: str) -> None:
+        """Note that the root of a trace was told."""
+        self._withheld.pop(ids.span_id("send", task_id), None)
+
+    def knows_retry(self, task_id: str, number: int) -> bool:
+        """Return whether it was heard which delivery of an attempt ended in a retry."""
+        mark = _retry(task_id, number)
+        return mark in self._retries or mark in self._followed
+
     def retried(self, attempt: Attempt, next_retry_ns: int, now_ns: int, *, read: bool = False) -> None:
         """Remember that an attempt ended in a retry, for the one that follows; 0 where its time was not told."""
         mark = _retry(attempt.task_id, attempt.number)
@@ -209,7 +251,8 @@ class AttemptTable:
     def forget(self, now_ns: int) -> None:
         """Drop expired tombstones and retries."""
         _expire(self._buried, now_ns, MEMORIES_PER_TASK * self._max)
-        _expire(self._told, now_ns, self._max)
+        _expire(self._given_up, now_ns, self._max)
+        _expire(self._withheld, now_ns, self._max)
         _expire(self._retries, now_ns, self._max)
         _expire(self._followed, now_ns, self._max)
 
@@ -218,11 +261,29 @@ def _another(
     known_start_ns: int, known: Process | None, process: Process, started_ns: int, never_started_ns: int
 ) -> bool:
     """Whether a fact is about another delivery than the known one."""
-    if known and process.boot and known.boot and known is not process:
+    if known and process.boot and known.boot and not known.same(process):
         return True
     if started_ns and known_start_ns:
         return _apart(known_start_ns, started_ns, process)
-    return bool(never_started_ns and known_start_ns)
+    return bool(never_started_ns and known_start_ns not in {0, NEVER_STARTED})
+
+
+def _further(first: Attempt, new: Attempt, mark: int) -> Attempt | None:
+    """Return the open further delivery that a start, or an end without one, belongs to."""
+    for attempt in _chain(first):
+        if (
+            attempt.delivery
+            and attempt.number == new.number
+            and attempt.worker == new.worker
+            and attempt.process.same(new.process)
+            and not _apart(int(attempt.delivery), mark, new.process)
+        ):
+            return attempt
+    return None
+
+
+def _of_boot(process: Process) -> Process | None:
+    return process if process.boot else None
 
 
 def _apart(known_start_ns: int, started_ns: int, process: Process) -> bool:

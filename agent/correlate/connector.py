@@ -9,7 +9,7 @@ from datetime import tzinfo
 from typing import ClassVar
 
 from agent.core.backoff import Backoff
-from agent.core.clock import Clock
+from agent.core.clock import NANOSECONDS, Clock
 from agent.core.tasks import cancel
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.correlator import Correlator
@@ -21,6 +21,8 @@ from agent.stem.wire import Fact
 from agent.telemetry.events import Event, Telemetry
 
 TICK_SECONDS = 0.25
+_STALL_NS = NANOSECONDS
+"""A tick so late means that nothing was heard meanwhile, whoever spoke."""
 _MAX_REPAIR_BACKOFF_SECONDS = 5.0
 _COMPARE_CLOCKS_SECONDS = 60.0
 _REPAIR_SHARE = 0.2  # of the deadline of a stop: delivering the rest needs more
@@ -135,10 +137,12 @@ class CorrelateConnector:
     async def _repair(self, reader: ResultReader) -> None:
         backoff = Backoff(TICK_SECONDS, _MAX_REPAIR_BACKOFF_SECONDS)
         while True:
-            answered = await self._ask(reader)
-            if answered:
-                backoff.reset()
-            await asyncio.sleep(TICK_SECONDS if answered else backoff.next())
+            if not await self._ask(reader):
+                await asyncio.sleep(backoff.next())
+                continue
+            backoff.reset()
+            # The reader paces itself; this only looks whether there is anything to ask.
+            await asyncio.sleep(0 if len(self._correlator.repairs) else TICK_SECONDS)
 
     async def _ask(self, reader: ResultReader) -> bool:
         """Read the records that are wanted most; return False if they could not be read."""
@@ -173,7 +177,10 @@ class CorrelateConnector:
 
     async def _tick(self) -> None:
         while True:
+            before_ns = self._clock()
             await asyncio.sleep(TICK_SECONDS)
+            if self._clock() - before_ns > _STALL_NS:
+                self._guarded(lambda: self._correlator.stalled(self._clock()))
             self._guarded(lambda: self._correlator.tick(self._clock()))
             self._guarded(self._hand_on)
 

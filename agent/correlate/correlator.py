@@ -8,7 +8,7 @@ from agent.core.clock import NANOSECONDS
 from agent.correlate.attempt import END_SIGNALS
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.control import log_command
-from agent.correlate.process import Life, Process, Processes
+from agent.correlate.process import FOLLOWED_NS, Life, Process, Processes
 from agent.correlate.recorder import Recorder
 from agent.correlate.repair import RepairQueue
 from agent.correlate.schedules import Schedules
@@ -18,7 +18,7 @@ from agent.correlate.workflows import Workflows
 from agent.stem.catalogue import SIGNAL_NAMES, SignalName
 from agent.stem.status import TaskStatus
 from agent.stem.timestamps import epoch_ns
-from agent.stem.wire import Fact, Gap, Heartbeat, Outage, Signal
+from agent.stem.wire import Fact, Gap, Heartbeat, Outage, Shed, Signal
 
 Handler = Callable[[Signal, Process, int, int], None]
 
@@ -64,7 +64,8 @@ class Correlator:
             time_ns = epoch_ns(fact.occurred_at, zone)
             process = self._processes.heard(fact, time_ns, now_ns)
             if process.life is Life.LOST:
-                self._processes.returned(process)
+                process.life, process.followed_ns = Life.ALIVE, 0
+                self.tasks.reclaim(process)
             if handler := self._handlers.get(fact.event_name):
                 handler(fact, process, time_ns, now_ns)
             else:
@@ -73,9 +74,15 @@ class Correlator:
             self._heartbeat(fact, now_ns)
         elif isinstance(fact, Gap):
             self.recorder.gap(fact, now_ns)
-            self.tasks.suspect(self._processes.of(fact.namespace, fact.emitter))
+            self._suspect(fact, now_ns)
+        elif isinstance(fact, Shed):
+            self._suspect(fact, now_ns)
         else:
             self._outage(fact, now_ns)
+
+    def _suspect(self, fact: Gap | Shed, now_ns: int) -> None:
+        if process := self._processes.get(fact.namespace, fact.emitter, fact.boot):
+            self.tasks.suspect([process], now_ns)
 
     def answered(self, records: Mapping[str, TaskStatus | None], now_ns: int) -> None:
         """Take the records that were wanted."""
@@ -83,17 +90,29 @@ class Correlator:
 
     def unanswered(self, task_ids: Iterable[str]) -> None:
         """Take note that the records could not be read now."""
-        self.repairs.put_back(task_id for task_id in task_ids if self.tasks.awaits(task_id))
+        self.repairs.unanswered(task_ids, self.tasks.awaits)
+
+    def stalled(self, now_ns: int) -> None:
+        """Note that the agent itself stood still: nobody was silent, we did not listen."""
+        self._processes.stalled(now_ns)
+        self.workers.stalled(now_ns)
 
     def tick(self, now_ns: int) -> None:
         """Judge who is silent, settle what is due, forget what may be forgotten."""
+        left: set[tuple[Process, str | None]] = set()
         for process, why in self._processes.lost(now_ns):
-            if why and process.worker:
-                self.workers.replaced(process, why, now_ns)
-            self.tasks.abandon(process, now_ns)
+            if not why and any(self.workers.beats(worker, process.namespace, now_ns) for worker in process.workers):
+                process.life = Life.ALIVE  # Stem's own heartbeats go on: its bridge is silent, not its worker
+                continue
+            for worker in process.workers if why else ():
+                self.workers.replaced(process, worker, why, now_ns)
+            left.add((process, None))
+        for process, worker in self.tasks.left:
+            self._leaving.append((now_ns + self._settle_ns, process, worker))
+        self.tasks.left.clear()
         while self._leaving and self._leaving[0][0] <= now_ns:
-            _, process, worker = self._leaving.popleft()
-            self.tasks.abandon(process, now_ns, worker=worker)
+            left.add(self._leaving.popleft()[1:])
+        self.tasks.abandon(left, now_ns)
         self.tasks.tick(now_ns)
         self.workflows.tick(now_ns)
         self.workers.tick(now_ns)
@@ -123,20 +142,25 @@ class Correlator:
     # --- workers -----------------------------------------------------------------------------------------------------
 
     def _worker_lifecycle(self, signal: Signal, process: Process, time_ns: int, now_ns: int) -> None:
+        if not process.boot and not self.tasks.attempts.once(_fact(signal, time_ns), now_ns):
+            self.counters[LATE, signal.event_name] += 1
+            return
         _introduce(process, signal)
         worker = (signal.attributes.worker_id or signal.worker_id or "", signal.namespace)
         name, reason = SignalName(signal.event_name), signal.attributes.reason
         self.workers.lifecycle(name, worker, time_ns=time_ns, now_ns=now_ns, reason=reason)
         if name is SignalName.WORKER_SHUTDOWN and process.boot:
-            process.life, process.goodbye_ns = Life.STOPPED, time_ns
+            process.workers.discard(worker[0])
+            if not process.workers:  # several workers may share a process
+                process.life, process.goodbye_ns = Life.STOPPED, now_ns
             # What it holds open was sent back to its queue, and nobody will signal an end.
             self._leaving.append((now_ns + self._settle_ns, process, worker[0]))
 
     def _worker_heartbeat(self, signal: Signal, process: Process, time_ns: int, now_ns: int) -> None:
         _introduce(process, signal)
         process.beats = True
-        if process.life is Life.STOPPED and time_ns > process.goodbye_ns:
-            process.life = Life.ALIVE
+        if process.life is Life.STOPPED and now_ns - process.goodbye_ns > FOLLOWED_NS:
+            process.life = Life.ALIVE  # no straggler: another worker was started in it
         # A process without a worker (a producer, a Beat) beats for the number in its signal alone.
         if worker_id := signal.attributes.worker_id or signal.worker_id:
             key, face = (worker_id, signal.namespace), process.boot or process.emitter
@@ -157,15 +181,17 @@ class Correlator:
 
     def _outage(self, outage: Outage, now_ns: int) -> None:
         begins = not outage.to_ns
-        self.workers.deaf(begins=begins, now_ns=now_ns)
+        self.workers.deaf(begins=begins, namespace=outage.namespace, now_ns=now_ns)
         self._processes.deaf(begins=begins, namespace=outage.namespace, now_ns=now_ns)
         if not begins:
-            self.tasks.suspect(self._processes.all(outage.namespace))
+            self.tasks.suspect(self._processes.all(outage.namespace), now_ns)
 
     # --- everything else ---------------------------------------------------------------------------------------------
 
-    def _other(self, signal: Signal, _process: Process, time_ns: int, now_ns: int) -> None:
-        if signal.event_name.startswith("control-"):
+    def _other(self, signal: Signal, process: Process, time_ns: int, now_ns: int) -> None:
+        if not process.boot and not self.tasks.attempts.once(_fact(signal, time_ns), now_ns):
+            self.counters[LATE, signal.event_name] += 1  # nobody numbered it, so nobody else recognises a repeat
+        elif signal.event_name.startswith("control-"):
             log_command(signal, self.recorder.log, time_ns, now_ns)
         elif signal.event_name.startswith("schedule-"):
             self._schedules.heard(signal, time_ns, self._zone, now_ns)
@@ -173,8 +199,15 @@ class Correlator:
             self.counters[LATE, signal.event_name] += 1
 
 
+def _fact(signal: Signal, time_ns: int) -> tuple[str, ...]:
+    told = signal.attributes
+    subject = (told.run_id, told.step, told.entry_id, told.request_id, told.worker_id or signal.worker_id)
+    return (signal.event_name, signal.namespace, str(time_ns), *(each or "" for each in subject))
+
+
 def _introduce(process: Process, signal: Signal) -> None:
     """Note who a process says it is."""
-    process.worker = signal.attributes.worker_id or signal.worker_id or process.worker
+    if worker := signal.attributes.worker_id or signal.worker_id:
+        process.workers.add(worker)
     process.host = signal.host or process.host
     process.pid = signal.pid or process.pid

@@ -1,5 +1,6 @@
 """The processes that speak: who they are, and when each was heard last. Pure; time is an argument."""
 
+from collections import Counter
 from collections.abc import Iterator
 from enum import Enum, auto
 
@@ -9,6 +10,8 @@ from agent.stem.wire import Signal
 MAX_PROCESSES = 10_000
 """Remembered; beyond that the one heard of first is forgotten, and is not missed when it falls silent."""
 
+FOLLOWED_NS = 2 * NANOSECONDS
+"""A process heard so long after another began to speak under its emitter was not replaced by it."""
 LOOK_NS = NANOSECONDS // 2
 """How often the silent are looked for: there may be thousands of processes."""
 
@@ -33,6 +36,7 @@ class Process:
         "boot",
         "emitter",
         "followed_ns",
+        "gapped_ns",
         "goodbye_ns",
         "heard_ns",
         "host",
@@ -40,22 +44,27 @@ class Process:
         "namespace",
         "pid",
         "told_ns",
-        "worker",
+        "workers",
     )
 
     def __init__(self, namespace: str, emitter: str, boot: str, now_ns: int) -> None:
         self.namespace = namespace
         self.emitter = emitter
         self.boot = boot
-        self.worker = ""
+        self.workers: set[str] = set()  # those that said that they are in it
         self.host = ""
         self.pid = 0
         self.beats = False
         self.life = Life.ALIVE
         self.heard_ns = now_ns
         self.told_ns = 0
-        self.goodbye_ns = 0
+        self.goodbye_ns = 0  # when we heard it say so
+        self.gapped_ns = 0  # when we last knew that signals of it were lost
         self.followed_ns = 0  # when another process began to speak under the same emitter
+
+    def same(self, other: "Process") -> bool:
+        """Whether two are one: a process that was forgotten may be met again."""
+        return self.boot == other.boot and self.emitter == other.emitter and self.namespace == other.namespace
 
     @property
     def place(self) -> str:
@@ -67,9 +76,9 @@ class Process:
 class Processes:
     """Everybody who was heard, and the judgement over those who are heard no more.
 
-    A process is lost when it was silent for `timeout` seconds, or for a third of that after another process began to
-    speak under the same emitter (an emitter names one container: the new one is what was restarted). Heartbeats come
-    three times in `timeout`; a process that never sent one is judged by its follower only.
+    A process that sends heartbeats, three in `timeout` seconds, is lost when it was silent for so long; or for a third
+    of that after another process began to speak under the same emitter (an emitter names one container: the new one
+    is what was restarted). The silence of a process that sends none means nothing.
     """
 
     def __init__(self, *, timeout: float, ttl: float) -> None:
@@ -78,7 +87,7 @@ class Processes:
         self._ttl_ns = int(ttl * NANOSECONDS)
         self._known: dict[tuple[str, str, str], Process] = {}
         self._speaking: dict[tuple[str, str], Process] = {}
-        self._deaf = 0
+        self._deaf: Counter[str] = Counter()
         self._next_look_ns = 0
 
     def heard(self, signal: Signal, time_ns: int, now_ns: int) -> Process:
@@ -88,13 +97,15 @@ class Processes:
         if process is None:
             process = self._meet(key, now_ns)
         process.heard_ns = now_ns
+        if process.followed_ns and now_ns - process.followed_ns > FOLLOWED_NS:
+            process.followed_ns = 0  # it was no follower, but a neighbour
         if time_ns > process.told_ns:  # noqa: PLR1730 - runs per signal: max() costs three times as much
             process.told_ns = time_ns
         return process
 
     def _meet(self, key: tuple[str, str, str], now_ns: int) -> Process:
         if len(self._known) >= MAX_PROCESSES:
-            del self._known[next(iter(self._known))]
+            self._make_room()
         process = self._known[key] = Process(*key, now_ns)
         if process.boot:
             before = self._speaking.get(key[:2])
@@ -103,21 +114,20 @@ class Processes:
             self._speaking[key[:2]] = process
         return process
 
-    def returned(self, process: Process) -> bool:
-        """Return whether a process that was given up is heard again, and believe it."""
-        if process.life is not Life.LOST:
-            return False
-        process.life, process.followed_ns = Life.ALIVE, 0
-        return True
+    def _make_room(self) -> None:
+        """Forget those that were heard longest ago: a tenth at once, because whoever floods us goes on."""
+        oldest = sorted(self._known, key=lambda key: self._known[key].heard_ns)
+        for key in oldest[: MAX_PROCESSES // 10]:
+            self._forget(key)
 
-    def of(self, namespace: str, emitter: str) -> Iterator[Process]:
-        """Yield the processes that spoke, or speak, under an emitter."""
-        return (process for process in self.all(namespace) if process.emitter == emitter)
+    def get(self, namespace: str, emitter: str, boot: str) -> Process | None:
+        """Return a process that was heard."""
+        return self._known.get((namespace, emitter, boot))
 
     def of_worker(self, namespace: str, worker: str) -> Process | None:
         """Return the process that speaks for a worker, the newest if there were several; None if nobody was heard."""
         return next(
-            (p for p in reversed(self._known.values()) if p.worker == worker and p.namespace == namespace), None
+            (p for p in reversed(self._known.values()) if worker in p.workers and p.namespace == namespace), None
         )
 
     def all(self, namespace: str) -> Iterator[Process]:
@@ -126,30 +136,40 @@ class Processes:
 
     def deaf(self, *, begins: bool, namespace: str, now_ns: int) -> None:
         """Note that nobody can be heard, or can again: our deafness must not be taken for their silence."""
-        self._deaf = max(0, self._deaf + (1 if begins else -1))
-        if not begins:
-            for process in self._known.values():
-                if process.namespace == namespace:
-                    process.heard_ns = max(process.heard_ns, now_ns)
+        if begins:
+            self._deaf[namespace] += 1
+            return
+        self._deaf[namespace] = max(0, self._deaf[namespace] - 1)
+        for process in self.all(namespace):
+            process.heard_ns = max(process.heard_ns, now_ns)
+            process.gapped_ns = now_ns
+
+    def stalled(self, now_ns: int) -> None:
+        """Note that we did not listen for a while: what was said meanwhile is still to be read."""
+        for process in self._known.values():
+            process.heard_ns = max(process.heard_ns, now_ns)
 
     def lost(self, now_ns: int) -> Iterator[tuple[Process, str]]:
         """Yield each process that is to be given up now, with what is known of why; forget those long gone."""
-        if self._deaf or now_ns < self._next_look_ns:
+        if now_ns < self._next_look_ns:
             return
         self._next_look_ns = now_ns + LOOK_NS
         for key, process in list(self._known.items()):
+            if self._deaf[process.namespace]:
+                continue
             silence_ns = now_ns - process.heard_ns
             if process.life is not Life.ALIVE:
                 if silence_ns > self._ttl_ns:
                     self._forget(key)
+            elif not process.beats:
+                if silence_ns > 2 * self._ttl_ns:
+                    self._forget(key)
             elif process.followed_ns and silence_ns > self._follow_ns:
                 process.life = Life.LOST
                 yield process, "another process took its place"
-            elif process.beats and silence_ns > self._timeout_ns:
+            elif silence_ns > self._timeout_ns:
                 process.life = Life.LOST
                 yield process, ""
-            elif silence_ns > 2 * self._ttl_ns and not process.beats:
-                self._forget(key)
 
     def _forget(self, key: tuple[str, str, str]) -> None:
         process = self._known.pop(key)

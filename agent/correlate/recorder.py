@@ -35,6 +35,7 @@ class _Frame(NamedTuple):
     """What the records of one attempt share. Only the last one's is kept: they come in pairs."""
 
     attempt: Attempt
+    origin: Origin | None
     key: Key
     attributes: bytes
     context: bytes
@@ -89,8 +90,11 @@ class Recorder:
                 body = logs.started_body(attempt, attempt.origin or UNKNOWN_ORIGIN)
                 self._log(logs.STARTED, attempt, settled, time_ns=attempt.started_ns, now_ns=now_ns, body=body)
 
-    def settled(self, settled: Settled, now_ns: int, *, with_send: bool) -> None:
-        """Tell of a settled attempt: spans (with the trace's root, if nobody made it yet), measurements, end logs."""
+    def settled(self, settled: Settled, now_ns: int, *, with_send: bool) -> bool:
+        """Tell of a settled attempt: spans (with the trace's root, if nobody made it yet), measurements, end logs.
+
+        Returns whether its spans were kept.
+        """
         labels = self._labels_of(settled.attempt)
         exemplar = None
         trace_state = None
@@ -106,6 +110,7 @@ class Recorder:
         self.started(settled.attempt, now_ns, settled=settled)
         self._measure(settled, labels.series, now_ns, exemplar)
         self._log_end(settled, now_ns, kept=trace_state is not None)
+        return trace_state is not None
 
     def _measure(self, settled: Settled, series: Values, now_ns: int, exemplar: Exemplar | None) -> None:
         instruments, kind, record = self._instruments, settled.kind, self.metrics.record
@@ -151,7 +156,7 @@ class Recorder:
         kept: bool | None = None,
     ) -> None:
         frame = self._frame
-        if frame is None or frame.attempt is not attempt or not self._keeper.all:
+        if frame is None or frame.attempt is not attempt or frame.origin is not attempt.origin or not self._keeper.all:
             frame = self._frame = self._frame_of(attempt, settled, kept=kept)
         if attempt.marks & Mark.REPAIRED:
             extra += logs.SOURCE_REPAIR
@@ -175,7 +180,7 @@ class Recorder:
             if not kept:  # a record must not point to a span that nobody has
                 span_id, flags = b"", _UNSAMPLED
         attributes = self._labels_of(attempt).log + logs.attempt_attributes(attempt)
-        return _Frame(attempt, attempt.key, attributes, encode_context(trace_id, span_id, flags))
+        return _Frame(attempt, attempt.origin, attempt.key, attributes, encode_context(trace_id, span_id, flags))
 
     def publishing(self, publish: Publish, now_ns: int) -> None:
         """Tell that a task is about to be published."""

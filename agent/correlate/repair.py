@@ -6,7 +6,7 @@ late write over an end; `retried` may mean that a delivery was only sent back (r
 worker nor start; `cancelled` may mean expired; and any later attempt hides what became of the ones before.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from datetime import datetime, tzinfo
 from enum import Enum, auto
 from typing import NamedTuple
@@ -19,6 +19,8 @@ from agent.stem.timestamps import epoch_ns
 
 SAME_START_NS = NANOSECONDS
 """A record's `startedAt` is taken just before the signal's; two deliveries start further apart than this."""
+LONGEST_WAIT_NS = 60 * NANOSECONDS
+"""How long an answer is waited for: so long may Redis be away, or the questions before it take."""
 _MILLISECOND_NS = 1_000_000
 
 
@@ -27,28 +29,42 @@ class RepairQueue:
 
     def __init__(self, most: int) -> None:
         self._most = most
-        self._wanted: dict[str, None] = {}
+        self._wanted: dict[str, int] = {}  # since when
+        self._asked: dict[str, int] = {}
 
     def __len__(self) -> int:
         return len(self._wanted)
 
-    def want(self, task_id: str) -> None:
+    def want(self, task_id: str, now_ns: int) -> None:
         """Ask for a task's record."""
-        if task_id not in self._wanted and len(self._wanted) >= self._most:
+        if task_id in self._wanted:
+            return
+        if len(self._wanted) >= self._most:
             del self._wanted[next(iter(self._wanted))]
-        self._wanted[task_id] = None
+        self._wanted[task_id] = now_ns
+
+    def waits(self, task_id: str, now_ns: int) -> bool:
+        """Whether an answer may still come, and is worth waiting for."""
+        since_ns = self._wanted.get(task_id) or self._asked.get(task_id)
+        return since_ns is not None and now_ns - since_ns < LONGEST_WAIT_NS
 
     def take(self, most: int) -> list[str]:
-        """Remove and return up to `most` task ids."""
+        """Return up to `most` task ids, which are being asked for from now on."""
         taken = [task_id for task_id, _ in zip(self._wanted, range(most), strict=False)]
         for task_id in taken:
-            del self._wanted[task_id]
+            self._asked[task_id] = self._wanted.pop(task_id)
         return taken
 
-    def put_back(self, task_ids: Iterable[str]) -> None:
-        """Ask again for what could not be answered."""
+    def answered(self, task_id: str) -> None:
+        """Note that a task's record was read."""
+        self._asked.pop(task_id, None)
+
+    def unanswered(self, task_ids: Iterable[str], still: Callable[[str], bool]) -> None:
+        """Ask again for what could not be answered, if it `still` matters."""
         for task_id in task_ids:
-            self.want(task_id)
+            since_ns = self._asked.pop(task_id, 0)
+            if still(task_id):
+                self._wanted.setdefault(task_id, since_ns)
 
 
 class Says(Enum):
@@ -86,7 +102,11 @@ def read_record(record: TaskStatus, attempt: Attempt, zone: tzinfo) -> Reading:
     if record.state is TaskState.RUNNING:
         return Reading(Says.RUNS, started_ns)
     kind, ending = _end(record, zone)
-    return _NOTHING if _before(ending.time_ns, attempt) else Reading(Says.ENDED, started_ns, kind, ending)
+    # Worker and start prove whose end it is, though a clock that was set back may have it before its start.
+    proved = record.worker and started_ns and attempt.started_ns
+    if not ending.time_ns or (not proved and _before(ending.time_ns, attempt)):
+        return _NOTHING
+    return Reading(Says.ENDED, started_ns, kind, ending)
 
 
 def _retried(record: TaskStatus, attempt: Attempt, zone: tzinfo) -> Reading:

@@ -14,7 +14,7 @@ from agent.correlate.attempts import AttemptTable
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.family import Family
 from agent.correlate.origin import UNKNOWN_ORIGIN, read_origin
-from agent.correlate.process import Process, Processes
+from agent.correlate.process import Life, Process, Processes
 from agent.correlate.publishes import Publishes
 from agent.correlate.recorder import Recorder
 from agent.correlate.repair import RepairQueue, Says, read_record
@@ -33,6 +33,12 @@ REPAIRS = "stem_agent.repairs"
 
 REPAIR_PATIENCE_SECONDS = 3.0
 """How long an attempt waits for what its task's record says: many reads, or one outage of Redis that is short."""
+DOUBT_NS = 30 * NANOSECONDS
+"""How often records are read again that proved nothing."""
+MOST_DUE = 5000
+"""Attempts concluded in one tick: about 150 ms, so that a great loss does not stop us from listening."""
+MAX_NAME = 255
+"""Characters of a task's, queue's or worker's name: they are kept for every series."""
 LOOK_NS = NANOSECONDS
 """How often the open attempts are looked through for those that a gap may have left open."""
 
@@ -43,7 +49,7 @@ class Tasks:
     """Attempts by what is heard of them.
 
     `counters` counts by (name, label) what is worth telling about correlation itself. Without `repairs` nothing is
-    asked of the result records.
+    asked of the result records. `left` collects the workers that are gone already when something of theirs is heard.
     """
 
     def __init__(
@@ -63,6 +69,9 @@ class Tasks:
         self._family = Family()
 
         self._suspects: set[Process] = set()
+        self._unsure = False
+        self._next_doubt_ns = 0
+        self.left: list[tuple[Process, str]] = []
         self._next_look_ns = 0
         self.zone: tzinfo = UTC
         self.attempts = AttemptTable(
@@ -108,7 +117,7 @@ class Tasks:
         attributes, name = signal.attributes, signal.event_name
         task_id = attributes.task_id
         number = attributes.attempt if attributes.attempt is not None else signal.attempt
-        worker = intern(attributes.worker_id or signal.worker_id or "")
+        worker = intern((attributes.worker_id or signal.worker_id or "")[:MAX_NAME])
         if not task_id or number is None:
             envelope = decode_envelope(signal.envelope) or Envelope()
             task_id = task_id or envelope.id
@@ -138,10 +147,19 @@ class Tasks:
 
     def _opened(self, attempt: Attempt, now_ns: int) -> None:
         self.publishes.begun(attempt, now_ns)
-        for other in self.attempts.of(attempt.task_id) if attempt.number else ():
-            if other.number < attempt.number and other.end is None:
-                other.marks |= Mark.OVER
-                self.attempts.ending(other, now_ns)
+        siblings = self.attempts.of(attempt.task_id)
+        if len(siblings) > 1:
+            self._supersede(siblings, now_ns)
+        if attempt.process.life is not Life.ALIVE:  # a straggler: nobody else will look after it
+            self.left.append((attempt.process, attempt.worker))
+
+    def _supersede(self, siblings: Collection[Attempt], now_ns: int) -> None:
+        """Note what must be over, because a later attempt exists; not where its own process would have told."""
+        latest = max(attempt.number for attempt in siblings)
+        for attempt in siblings:
+            if attempt.number < latest and attempt.end is None and attempt.doubted:
+                attempt.marks |= Mark.OVER
+                self.attempts.ending(attempt, now_ns)
 
     def _awaits_others(self, attempt: Attempt) -> bool:
         """Whether a complete attempt needs what may still be on its way: the attempt before it, or its parent."""
@@ -153,21 +171,21 @@ class Tasks:
         attributes = signal.attributes
         if process.boot:
             attempt.marks |= Mark.NUMBERED
-            if not attempt.process.boot:
+            if attempt.process is not process:  # it had none, or was forgotten and met again
                 attempt.process = process
         if not attempt.task and attributes.task_name:
-            attempt.task = intern(attributes.task_name)
+            attempt.task = intern(attributes.task_name[:MAX_NAME])
         if not attempt.queue and attributes.queue:
-            attempt.queue = intern(attributes.queue)
+            attempt.queue = intern(attributes.queue[:MAX_NAME])
         # Each signal carries the whole envelope; one decoding serves them all. But copies of a task have each their own
         # `notBefore`: of two that are delivered at once, the one that is told to start counts.
         if (attempt.origin is None or starts) and (envelope := decode_envelope(signal.envelope)) and _tells(envelope):
             attempt.origin = origin = read_origin(envelope, self.zone)
             self._family.remember(attempt.task_id, origin)
             if run_id := origin.lineage.workflow_run_id:
-                self._workflows.learn(run_id, attempt.namespace, origin, attempt.opened_ns)
-            attempt.task = attempt.task or intern(envelope.name or "")
-            attempt.queue = attempt.queue or intern(envelope.queue or "")
+                self._workflows.learn(run_id, attempt.namespace, origin)
+            attempt.task = attempt.task or intern((envelope.name or "")[:MAX_NAME])
+            attempt.queue = attempt.queue or intern((envelope.queue or "")[:MAX_NAME])
 
     def _merge_end(self, attempt: Attempt, signal: Signal, time_ns: int, now_ns: int) -> None:
         attributes = signal.attributes
@@ -193,11 +211,14 @@ class Tasks:
 
     def tick(self, now_ns: int) -> None:
         """Settle what is due, ask where something is missing, forget what may be forgotten."""
-        for attempt in self.attempts.due(now_ns):
-            if self._asks(attempt):
+        for _, attempt in zip(range(MOST_DUE), self.attempts.due(now_ns), strict=False):
+            if self._waits(attempt, now_ns):
                 self.attempts.defer(attempt, now_ns)
-            else:
+            elif attempt.end is not None or attempt.marks & (Mark.OVER | Mark.ABANDONED):
                 self._conclude(attempt, now_ns)
+        if self._unsure and now_ns >= self._next_doubt_ns:
+            self._next_doubt_ns = now_ns + DOUBT_NS
+            self._ask_again(now_ns)
         if self._suspects and now_ns >= self._next_look_ns:
             self._next_look_ns = now_ns + LOOK_NS
             self._ask_after_gap(now_ns)
@@ -211,16 +232,18 @@ class Tasks:
         for attempt in self.attempts:
             self._evict(attempt, "shutdown", now_ns)
 
-    def _asks(self, attempt: Attempt) -> bool:
-        """Whether an attempt should wait for its record, or for the end of the attempt before it; it does so once."""
-        if attempt.marks & Mark.ASKED or self._repairs is None:
+    def _waits(self, attempt: Attempt, now_ns: int) -> bool:
+        """Whether an attempt that is due should wait for its record, or for the end of the attempt before it."""
+        if self._repairs is None:
             return False
+        if attempt.marks & Mark.ASKED:
+            return self._repairs.waits(attempt.task_id, now_ns)
         incomplete = attempt.missing_start or not attempt.end_known
         unlinked = attempt.number and not self.attempts.recall(attempt) and self._before(attempt)
-        if not incomplete and not unlinked:
+        if not incomplete and not unlinked and not attempt.doubtful:
             return False
         attempt.marks |= Mark.ASKED
-        self._repairs.want(attempt.task_id)
+        self._repairs.want(attempt.task_id, now_ns)
         return True
 
     def _before(self, attempt: Attempt) -> bool:
@@ -229,8 +252,9 @@ class Tasks:
     def _conclude(self, attempt: Attempt, now_ns: int) -> None:
         """Settle an attempt with what is known, now that nothing more will be."""
         if attempt.end is None and attempt.marks & Mark.ABANDONED:
-            process = attempt.process
-            time_ns = max(process.told_ns, attempt.started_ns, attempt.received_ns)
+            process, began_ns = attempt.process, attempt.started_ns or attempt.received_ns
+            # By its own clock, but never longer ago than we know of it: clocks are set, and absurd times are told.
+            time_ns = min(max(process.told_ns, began_ns), began_ns + now_ns - attempt.opened_ns)
             attempt.ends(EndKind.LOST, Ending(time_ns, f"worker {attempt.worker} vanished ({process.place})"))
         elif attempt.end is None:
             later = (other for other in self.attempts.of(attempt.task_id) if other.number > attempt.number)
@@ -248,9 +272,16 @@ class Tasks:
         self.attempts.bury(attempt, settled.span_id, now_ns, may_return=settled.kind is EndKind.LOST)
         if settled.adjusted:
             self._counters[CLOCK_ADJUSTED, ""] += 1
-        rootless = attempt.number == 0 and origin.enqueued_ns and not ancestry.traced
-        with_send = bool(rootless and self.attempts.once(("send", task_id), now_ns))
-        self._recorder.settled(settled, now_ns, with_send=with_send)
+        # The first delivery of the first attempt brings the trace's root along; if it is not kept, the first that is.
+        with_send = bool(origin.enqueued_ns) and not ancestry.traced
+        if with_send:
+            first = not attempt.number and not attempt.delivery and self.attempts.once(("send", task_id), now_ns)
+            with_send = first or self.attempts.withheld(task_id)
+        kept = self._recorder.settled(settled, now_ns, with_send=with_send)
+        if with_send and kept:
+            self.attempts.release(task_id)
+        elif with_send:
+            self.attempts.withhold(task_id, now_ns)
 
     def _evict(self, attempt: Attempt, reason: str, now_ns: int) -> None:
         if attempt.end is not None:  # it was only waiting for stragglers: it can be told
@@ -261,19 +292,29 @@ class Tasks:
 
     # --- loss and repair -------------------------------------------------------------------------------------------
 
-    def suspect(self, processes: Iterable[Process]) -> None:
+    def suspect(self, processes: Iterable[Process], now_ns: int) -> None:
         """Note that signals of these processes were lost: what they hold open may have ended."""
-        if self._repairs is not None:
-            self._suspects.update(processes)
+        for process in processes:
+            process.gapped_ns = now_ns
+            if self._repairs is not None:
+                self._suspects.add(process)
 
     def _ask_after_gap(self, now_ns: int) -> None:
         suspects, self._suspects = self._suspects, set()
         if (repairs := self._repairs) is not None:
             for attempt in self.attempts:
                 if attempt.process in suspects and attempt.end is None:
-                    repairs.want(attempt.task_id)
+                    repairs.want(attempt.task_id, now_ns)
             for task_id in self.publishes.overdue(now_ns):
-                repairs.want(task_id)
+                repairs.want(task_id, now_ns)
+
+    def _ask_again(self, now_ns: int) -> None:
+        """Ask for what a record did not prove: it may since have been written, or read from a server that lags."""
+        self._unsure = False
+        for attempt in self.attempts:
+            if attempt.marks & Mark.UNSURE and attempt.end is None and self._repairs is not None:
+                self._unsure = True
+                self._repairs.want(attempt.task_id, now_ns)
 
     def ask_at_last(self, now_ns: int) -> None:
         """Ask for every record that would be asked for later."""
@@ -281,19 +322,27 @@ class Tasks:
             self._ask_after_gap(now_ns)
         for attempt in self.attempts:
             if attempt.end is not None:
-                self._asks(attempt)
+                self._waits(attempt, now_ns)
 
-    def abandon(self, process: Process, now_ns: int, *, worker: str | None = None) -> None:
-        """Conclude what a process, or one of its workers, held open when it left: lost, unless a record knows more."""
-        for attempt in self.attempts:
-            if attempt.process is process and attempt.end is None and worker in {None, attempt.worker}:
+    def abandon(self, left: Collection[tuple[Process, str | None]], now_ns: int) -> None:
+        """Conclude what processes, or single workers in them, held open when they left.
+
+        It is lost, unless a record knows more.
+        """
+        for attempt in self.attempts if left else ():
+            process = attempt.process
+            if attempt.end is None and ((process, None) in left or (process, attempt.worker) in left):
                 attempt.marks |= Mark.ABANDONED
-                if self._repairs is None:
-                    self._conclude(attempt, now_ns)
-                else:
+                if self._repairs is not None:
                     attempt.marks |= Mark.ASKED
-                    self._repairs.want(attempt.task_id)
-                    self.attempts.defer(attempt, now_ns)
+                    self._repairs.want(attempt.task_id, now_ns)
+                self.attempts.over(attempt, now_ns)
+
+    def reclaim(self, process: Process) -> None:
+        """Take back what was concluded of a process that is heard again, as far as nothing was told of it."""
+        for attempt in self.attempts:
+            if attempt.process is process and attempt.end is None:
+                attempt.marks &= ~(Mark.ABANDONED | Mark.ASKED)
 
     def awaits(self, task_id: str) -> bool:
         """Whether what a task's record says could still change anything."""
@@ -302,8 +351,12 @@ class Tasks:
     def answered(self, records: Mapping[str, TaskStatus | None], now_ns: int) -> None:
         """Take what the result records say; None for a task that has none."""
         for task_id, record in records.items():
+            if self._repairs is not None:
+                self._repairs.answered(task_id)
             attempts = self.attempts.of(task_id) or self._unheard(task_id, record, now_ns)
             for attempt in attempts:
+                if not attempt.doubted:
+                    continue  # its own process would have told
                 says = self._apply(record, attempt, attempts) if record else Says.NOTHING
                 self._counters[REPAIRS, says.name.lower() if record else "absent"] += 1
                 if attempt.marks & Mark.SETTLED:
@@ -315,6 +368,11 @@ class Tasks:
                 if says is Says.OVER:
                     attempt.marks |= Mark.OVER | Mark.ASKED
                     self.attempts.ending(attempt, now_ns)
+                elif says is Says.RUNS:
+                    attempt.marks &= ~Mark.UNSURE
+                else:
+                    attempt.marks |= Mark.UNSURE
+                    self._unsure = True
 
     def _unheard(self, task_id: str, record: TaskStatus | None, now_ns: int) -> list[Attempt]:
         """Open the attempt of which no signal was heard at all, if the record proves it.
@@ -334,26 +392,32 @@ class Tasks:
         if attempt is None:
             return []
         attempt.task, attempt.queue, attempt.origin = intern(publish.task), intern(publish.queue), publish.origin
-        attempt.marks |= Mark.NUMBERED
+        attempt.marks |= Mark.NUMBERED | Mark.UNSURE
         self._opened(attempt, now_ns)
         return [attempt]
 
     def _apply(self, record: TaskStatus, attempt: Attempt, among: Collection[Attempt]) -> Says:
         """Merge what a record proves; signals that were heard know better."""
         says, started_ns, kind, ending = read_record(record, attempt, self.zone)
-        if kind is EndKind.RETRIED and sum(other.number == attempt.number for other in among) > 1:
-            return Says.NOTHING  # it does not tell which of two deliveries
+        if kind and record.started_at is None and self._ambiguous(attempt, among, kind):
+            return Says.NOTHING
         if started_ns and not attempt.started_ns:
             attempt.started_ns = started_ns
             attempt.marks |= Mark.REPAIRED | Mark.START_READ
         attempt.task = attempt.task or intern(record.task or "")
         attempt.queue = attempt.queue or intern(record.queue or "")
-        if kind and ending and not attempt.end_known:
+        if kind and ending and (not attempt.end_known or (attempt.doubtful and kind is EndKind.RETRIED)):
             attempt.ends(kind, ending)
             attempt.marks |= Mark.REPAIRED
             if kind is EndKind.RETRIED:
                 self.attempts.retried(attempt, ending.next_retry_ns, attempt.opened_ns, read=True)
         return says
+
+    def _ambiguous(self, attempt: Attempt, among: Collection[Attempt], kind: EndKind) -> bool:
+        """Whether a record that names no start may be about another delivery of the same attempt."""
+        several = sum(other.number == attempt.number for other in among) > 1
+        explained = kind is EndKind.RETRIED and self.attempts.knows_retry(attempt.task_id, attempt.number)
+        return several or (explained and attempt.end is None)
 
 
 def _tells(envelope: Envelope) -> bool:

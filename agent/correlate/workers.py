@@ -36,6 +36,7 @@ COLLISION = event("stem.worker.collision", Severity.WARN)
 
 SKEW_BEATS = 16
 """Heartbeats of which the one that was under way for the shortest time tells the skew."""
+STRAGGLER_NS = 2 * NANOSECONDS
 COLLISION_NS = 2 * NANOSECONDS
 """A process heard so long after another took its name is no straggler: both are alive."""
 _GAUGES = (
@@ -83,12 +84,13 @@ class Faces:
 class Worker:
     """What is known of one worker id."""
 
-    __slots__ = ("beats", "collided_ns", "last_seen_ns", "signals", "skews", "stopped", "up")
+    __slots__ = ("beat_ns", "beats", "collided_ns", "last_seen_ns", "signals", "skews", "stopped", "up")
 
     def __init__(self, now_ns: int) -> None:
         self.last_seen_ns = now_ns
         self.up = True
         self.stopped = False
+        self.beat_ns = 0
         self.signals = Faces()
         self.beats = Faces()
         self.collided_ns = 0
@@ -107,8 +109,8 @@ class Workers:
         self._timeout_ns = int(timeout * NANOSECONDS)
         self._ttl_ns = int(ttl * NANOSECONDS)
         self._workers: dict[WorkerKey, Worker] = {}
-        self._stopped: dict[WorkerKey, int] = {}  # when each said goodbye
-        self._deaf = False
+        self._stopped: dict[WorkerKey, tuple[int, int]] = {}  # when each said goodbye, by its clock and by ours
+        self._deaf: set[str] = set()
         self.redis_offset_ns = 0
 
     def heartbeat(self, key: WorkerKey, face: str, place: str, *, native: bool, time_ns: int, now_ns: int) -> None:
@@ -116,12 +118,15 @@ class Workers:
 
         `face` tells the process apart from others with the same worker id, `place` is where it runs, for people.
         """
-        if time_ns <= self._stopped.get(key, 0):
+        said_ns, heard_ns = self._stopped.get(key, (0, 0))
+        if time_ns <= said_ns and now_ns - heard_ns < STRAGGLER_NS:
             return  # it was sent before the worker said goodbye
         self._stopped.pop(key, None)
         worker = self._workers.setdefault(key, Worker(now_ns))
         worker.last_seen_ns = now_ns
         worker.skews.append(time_ns - now_ns)
+        if native:
+            worker.beat_ns = now_ns
         was_up, worker.up, worker.stopped = worker.up, True, False
         other, collides_with = (worker.beats if native else worker.signals).meet(face, place, now_ns)
         if collides_with and (not worker.collided_ns or now_ns - worker.collided_ns > self._ttl_ns):
@@ -153,34 +158,47 @@ class Workers:
         self._write(log_event, key, time_ns, now_ns, sentence, extra)
         if name is SignalName.WORKER_SHUTDOWN:
             self._forget(key)
-            self._stopped[key] = time_ns
+            self._stopped[key] = (time_ns, now_ns)
         elif worker := self._workers.get(key):
             # one that never beat is not watched: its silence would mean nothing
             worker.stopped = name is SignalName.WORKER_STOPPING
             worker.last_seen_ns = now_ns
 
-    def replaced(self, process: Process, why: str, now_ns: int) -> None:
+    def beats(self, worker: str, namespace: str, now_ns: int) -> bool:
+        """Whether Stem's own heartbeats of a worker are fresh, whatever its bridge does."""
+        known = self._workers.get((worker, namespace))
+        return known is not None and now_ns - known.beat_ns <= self._timeout_ns and known.beat_ns > 0
+
+    def replaced(self, process: Process, worker_id: str, why: str, now_ns: int) -> None:
         """Note that a process gave way to another without a farewell; its worker is up if somebody beats for it."""
-        key = (process.worker, process.namespace)
+        key = (worker_id, process.namespace)
         worker = self._workers.get(key)
         if worker and worker.signals.current == process.boot:
             worker.up = False
         self._write(LOST, key, now_ns, now_ns, f"worker {{}} vanished ({process.place}): {why}")
 
-    def deaf(self, *, begins: bool, now_ns: int) -> None:
+    def deaf(self, *, begins: bool, namespace: str, now_ns: int) -> None:
         """Note that nobody can be heard, or can again."""
-        self._deaf = begins
-        if not begins:
-            for worker in self._workers.values():
+        if begins:
+            self._deaf.add(namespace)
+            return
+        self._deaf.discard(namespace)
+        for key, worker in self._workers.items():
+            if key[1] == namespace:
                 worker.last_seen_ns = max(worker.last_seen_ns, now_ns)
+
+    def stalled(self, now_ns: int) -> None:
+        """Note that we did not listen for a while."""
+        for worker in self._workers.values():
+            worker.last_seen_ns = max(worker.last_seen_ns, now_ns)
 
     def tick(self, now_ns: int) -> None:
         """Tell which workers fell silent; forget those that stay so."""
-        if self._deaf:
-            return
-        for gone in [key for key, at_ns in self._stopped.items() if now_ns - at_ns > self._ttl_ns]:
+        for gone in [key for key, (_, at_ns) in self._stopped.items() if now_ns - at_ns > self._ttl_ns]:
             del self._stopped[gone]
         for key, worker in list(self._workers.items()):
+            if key[1] in self._deaf:
+                continue
             silence_ns = now_ns - worker.last_seen_ns
             if (worker.stopped and silence_ns > self._timeout_ns) or silence_ns > self._ttl_ns:
                 self._forget(key)

@@ -48,6 +48,12 @@ _LOGS = {
 MAX_EVENTS = 128
 """Events of a span (the SDKs' default limit); a run of many steps keeps its first ones."""
 _MAX_ERROR = 4096
+MAX_NAME = 255
+MAX_ORIGINS = 10_000
+"""Runs whose tasks were heard and no signal yet; beyond that the one heard of first is forgotten."""
+
+RunKey = tuple[str, str]
+"""Namespace and run id."""
 
 
 def _key(name: str) -> Attribute:
@@ -79,7 +85,6 @@ class Run(Struct, gc=False):
     failures: int = 0
     events: tuple[tuple[int, str, str], ...] = ()
     origin: Origin | None = None
-    settled: bool = False
 
 
 class Workflows:
@@ -93,9 +98,10 @@ class Workflows:
         self._settled_ttl_ns = int(config.settled_ttl * NANOSECONDS)
         self._ttl_ns = int(config.task_ttl * NANOSECONDS)
         self._max = config.max_tasks
-        self._open: dict[str, Run] = {}
+        self._open: dict[RunKey, Run] = {}
         self._due: deque[tuple[int, Run]] = deque()
-        self._buried: dict[str, int] = {}
+        self._buried: dict[RunKey, int] = {}
+        self._origins: dict[RunKey, Origin] = {}  # of runs that no signal told of yet
         self.evicted = 0
 
     def __len__(self) -> int:
@@ -104,11 +110,15 @@ class Workflows:
     def heard(self, signal: Signal, time_ns: int, now_ns: int) -> bool:
         """Take a `workflow-run-*` signal; return False if it comes too late, or names no run."""
         attributes, name = signal.attributes, SignalName(signal.event_name)
-        run_id = attributes.run_id
-        if not run_id or run_id in self._buried:
+        key = (signal.namespace, attributes.run_id or "")
+        if not attributes.run_id or key in self._buried:
             return False
-        run = self._of(run_id, signal.namespace, now_ns)
-        run.workflow = run.workflow or attributes.workflow or ""
+        run = self._open.get(key)
+        if run is None:
+            run = self._open[key] = Run(
+                attributes.run_id, signal.namespace, now_ns, origin=self._origins.pop(key, None)
+            )
+        run.workflow = run.workflow or (attributes.workflow or "")[:MAX_NAME]
         run.first_ns = min(run.first_ns or time_ns, time_ns)
         fact = (time_ns, name.value.removeprefix("workflow-run-"), attributes.step or "")
         if name is STARTED:
@@ -118,33 +128,34 @@ class Workflows:
                 self._due.append((now_ns + self._settle_ns, run))
             if not run.ended_ns or time_ns < run.ended_ns:
                 run.ended_ns, run.status = time_ns, _ENDS[name]
-        elif fact not in run.events and len(run.events) < MAX_EVENTS:
+        elif fact not in run.events:
             run.failures += name is FAILED
-            run.events = (*run.events, fact)
+            if len(run.events) < MAX_EVENTS:
+                run.events = (*run.events, fact)
         self._log(name, run, attributes, time_ns, now_ns)
         return True
 
-    def learn(self, run_id: str, namespace: str, origin: Origin, now_ns: int) -> None:
+    def learn(self, run_id: str, namespace: str, origin: Origin) -> None:
         """Note the trace of a task that works for a run; the run's own is that of the earliest of them."""
-        if run_id in self._buried:
+        key = (namespace, run_id)
+        run = self._open.get(key)
+        known = run.origin if run else self._origins.get(key)
+        if key in self._buried or (known and not _earlier(origin, known)):
             return
-        run = self._of(run_id, namespace, now_ns)
-        if run.origin is None or _earlier(origin, run.origin):
+        if run:
             run.origin = origin
-
-    def _of(self, run_id: str, namespace: str, now_ns: int) -> Run:
-        run = self._open.get(run_id)
-        if run is None:
-            run = self._open[run_id] = Run(run_id, namespace, now_ns)
-        return run
+            return
+        if len(self._origins) >= MAX_ORIGINS and key not in self._origins:
+            del self._origins[next(iter(self._origins))]
+        self._origins[key] = origin
 
     def tick(self, now_ns: int) -> None:
         """Settle the runs that have ended; forget what may be forgotten."""
         while self._due and self._due[0][0] <= now_ns:
             self._settle(self._due.popleft()[1], now_ns)
         for run in self._surplus(now_ns):
-            del self._open[run.run_id]
-            self.evicted += bool(run.first_ns)
+            del self._open[run.namespace, run.run_id]
+            self.evicted += 1
         while self._buried and next(iter(self._buried.values())) <= now_ns:
             del self._buried[next(iter(self._buried))]
 
@@ -161,9 +172,9 @@ class Workflows:
             self._settle(self._due.popleft()[1], now_ns)
 
     def _settle(self, run: Run, now_ns: int) -> None:
-        if self._open.pop(run.run_id, None) is None:
+        if self._open.pop((run.namespace, run.run_id), None) is None:
             return
-        self._buried[run.run_id] = now_ns + self._settled_ttl_ns
+        self._buried[run.namespace, run.run_id] = now_ns + self._settled_ttl_ns
         origin = run.origin or Origin()
         trace_id = origin.trace_id(run.run_id)
         state = origin.lineage.trace_state

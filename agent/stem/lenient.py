@@ -4,6 +4,7 @@ Every reader decodes strictly first, which msgspec does in C; what that refuses 
 Fields that nobody asked for stay undecoded bytes, however large they are and whatever they hold.
 """
 
+import re
 from collections.abc import Mapping
 from datetime import datetime
 from typing import Annotated, Any, TypeVar, get_args
@@ -15,6 +16,11 @@ Shape = TypeVar("Shape", bound=Struct)
 Count = Annotated[int, msgspec.Meta(ge=0, le=(1 << 63) - 1)]
 """What OTLP's integers can hold; anything else is no count."""
 
+# Half a surrogate pair, escaped: what Dart writes for text that was cut in the middle of an emoji.
+_HALVES = re.compile(
+    rb"\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2}"
+)
+
 _members = msgspec.json.Decoder(dict[str, Raw])
 
 
@@ -24,6 +30,15 @@ class DecodeError(ValueError):
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
         self.reason = reason
+
+
+def mended(payload: bytes) -> bytes | None:
+    """Return a payload with its halves of surrogate pairs replaced; None if there were none.
+
+    JSON's grammar allows them, its decoders refuse the whole text for one.
+    """
+    text, count = _HALVES.subn(rb"\\ufffd", payload)
+    return text if count else None
 
 
 def members(payload: bytes | Raw) -> dict[str, Raw]:

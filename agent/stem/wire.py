@@ -7,12 +7,15 @@ refuses is decoded again leniently, so that one odd field costs that field and n
 
 from collections.abc import Sequence
 from datetime import datetime, tzinfo
-from typing import Protocol
+from typing import Annotated, Protocol
 
 import msgspec
 from msgspec import Raw, Struct, field
 
-from agent.stem.lenient import Count, DecodeError, members, salvage
+from agent.stem.lenient import Count, DecodeError, members, mended, salvage
+
+Drift = Annotated[int, msgspec.Meta(ge=-(1 << 53), le=1 << 53)]
+"""Milliseconds; what is more than that is no drift."""
 
 
 class Metadata(Struct, rename="camel", gc=False):
@@ -48,7 +51,7 @@ class Attributes(Struct, rename="camel", gc=False):
     entry_id: str | None = None
     scheduled_for: datetime | None = None
     executed_at: datetime | None = None
-    drift_ms: int | None = None
+    drift_ms: Drift | None = None
     # control-command-*
     request_id: str | None = None
     type: str | None = None
@@ -151,6 +154,14 @@ class Gap(Struct, frozen=True, gc=False):
         return self.last - self.first + 1
 
 
+class Shed(Struct, frozen=True, gc=False):
+    """Signals of a process were thrown away unread, and counted where that was done."""
+
+    namespace: str
+    emitter: str
+    boot: str
+
+
 class Outage(Struct, frozen=True, gc=False):
     """The receiver could hear nothing from `from_ns` on (our clock): told when it begins, and again when it is over.
 
@@ -163,7 +174,7 @@ class Outage(Struct, frozen=True, gc=False):
     to_ns: int
 
 
-Fact = Signal | Heartbeat | Gap | Outage
+Fact = Signal | Heartbeat | Gap | Shed | Outage
 """What flows through the signals pipeline."""
 
 
@@ -189,6 +200,8 @@ def decode_signal(payload: bytes) -> Signal:
     except msgspec.ValidationError:
         return salvage(members(payload), Signal, required=("eventName", "occurredAt", "attributes"))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if mended_payload := mended(payload):
+            return decode_signal(mended_payload)
         raise DecodeError("not_json") from None
     if not signal.event_name:
         raise DecodeError("invalid_eventName")

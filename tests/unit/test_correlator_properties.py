@@ -274,5 +274,14 @@ def test_memory_is_given_back(count: int) -> None:
         history = History(2, "succeeded", traced=False, moves=True, early=False, again="", family="")
         heard.hear(tell([history])[0]).pass_time(1).pass_time(6)
     table = heard.correlator.tasks.attempts
-    memories = (table._open, table._buried, table._retries, table._followed, table._told, table._due, table._deferred)
+    memories = (
+        table._open,
+        table._buried,
+        table._retries,
+        table._followed,
+        table._given_up,
+        table._withheld,
+        table._due,
+        table._deferred,
+    )
     assert [len(memory) for memory in memories] == [0] * len(memories)

@@ -163,3 +163,11 @@ def test_old_values_are_forgotten() -> None:
         running.above(10.0)
     assert not running.above(10.0)
     assert running._total <= RunningQuantile.HALVE_AT
+
+
+def test_the_root_of_a_trace_comes_with_the_first_attempt_that_is_kept() -> None:
+    story, elsewhere = Story(), Story("worker-2", "pod-2")
+    heard = Heard(keeping(failed=True)).hear(story.run()).hear(elsewhere.run("failed"))
+    assert sorted(span.name.partition(" ")[0] for span in heard.spans) == ["process", "send", "wait"]
+    heard.hear(Story("worker-3", "pod-3").run("failed"))
+    assert len([span for span in heard.spans if span.name.startswith("send")]) == 1

@@ -8,10 +8,11 @@ from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from agent.correlate.config import CorrelateConfig
+from agent.correlate.process import MAX_PROCESSES
 from agent.emit import iso
 from agent.stem.catalogue import SignalName
-from agent.stem.wire import Heartbeat, HeartbeatExtras, Outage
-from tests.support import EPOCH, SECOND, Heard, Story, envelope, found, nanoseconds
+from agent.stem.wire import Heartbeat, HeartbeatExtras, Outage, Shed
+from tests.support import EPOCH, SECOND, Heard, Story, ToldTime, envelope, found, nanoseconds, signals_of
 
 TIMEOUT = CorrelateConfig().heartbeat_timeout
 EPOCH_NS = nanoseconds(EPOCH)
@@ -275,3 +276,179 @@ def test_a_wait_that_two_clocks_make_negative_is_clamped_and_marked() -> None:
     assert wait.start_time_unix_nano == wait.end_time_unix_nano
     assert found(wait)["stem.clock.adjusted"] is True
     assert heard.correlator.counters["stem_agent.correlate.clock_adjusted", ""] == 1
+
+
+# --- who is judged, and by what --------------------------------------------------------------------------------------
+
+
+def test_a_copy_that_outlives_the_memory_of_the_first_delivery_keeps_its_own_span() -> None:
+    story, heard = Story(), Heard()
+    first = story.run(run_s=40)
+    story.time.now = EPOCH + timedelta(seconds=30)
+    second = story.run(run_s=110)
+    heard.hear([*first[:2], *second[:2], *first[2:]]).pass_time(100).hear(second[2:])
+    ids = [span.span_id for span in heard.spans]
+    assert len(ids) == len(set(ids)) == 5, "one send, two waits, two attempts"
+    assert heard.counts()["stem.tasks.started"] == heard.counts()["stem.tasks.succeeded"] == 2
+    assert len(heard.correlator.tasks.attempts) == 0
+
+
+def test_a_process_that_is_forgotten_and_met_again_is_the_same() -> None:
+    story, heard = Story(), Heard()
+    payloads = story.run(run_s=1300)
+    heard.hear(payloads[:2])
+    for _ in range(26):
+        heard.pass_time(50)
+    heard.hear(payloads[2:])
+    assert heard.counts()["stem.tasks.started"] == 1
+    assert heard.span("process").span_id.hex() == "91c497b69b448dbc"
+
+
+def test_a_flood_of_new_processes_does_not_push_out_those_that_live() -> None:
+    story, heard = Story(), Heard()
+    payloads = story.run()
+    heard.hear(payloads[:2])
+    for _ in range(MAX_PROCESSES + 10):
+        beat(Story("worker-x", "pod-x"), heard)
+        if heard.now_ns % 7 == 0:
+            beat(story, heard)
+        heard.now_ns += 1
+    heard.hear(payloads[2:])
+    assert heard.counts()["stem.tasks.started"] == 1
+
+
+def test_a_restarted_worker_that_gets_the_lost_attempt_again_starts_it_again() -> None:
+    old, new = Story(), Story()
+    old.recorded.heartbeat()
+    heard = Heard().hear([*old.payloads, *old.run()[:2]]).pass_time(TIMEOUT + 1).pass_time(70)
+    new.time.now = EPOCH + timedelta(seconds=110)
+    heard.hear(new.run())
+    assert heard.counts()["stem.tasks.started"] == 2
+    ids = [span.span_id for span in heard.spans]
+    assert len(ids) == len(set(ids))
+
+
+def test_an_agent_that_stood_still_blames_nobody() -> None:
+    story = Story()
+    story.recorded.heartbeat()
+    heard = Heard().hear([*story.payloads, *story.run()[:2]])
+    heard.now_ns += int(10 * TIMEOUT * SECOND)
+    heard.correlator.stalled(heard.now_ns)
+    assert "stem.task.lost" not in names(heard.pass_time(0))
+
+
+def test_neighbours_under_one_emitter_that_never_beat_are_not_each_others_followers() -> None:
+    one, other = Story(), Story("worker-2")
+    heard = Heard().hear(one.run()[:2]).hear(other.run()).pass_time(TIMEOUT)
+    assert "stem.task.lost" not in names(heard)
+
+
+def test_a_neighbour_that_goes_on_beating_is_judged_by_its_own_silence() -> None:
+    one, other, heard = Story(), Story("worker-2"), Heard()
+    beat(one, heard)
+    heard.hear(one.run()[:2])
+    for _ in range(3):
+        beat(other, heard)
+        beat(one, heard)
+        heard.pass_time(TIMEOUT / 3)
+    beat(other, heard)
+    heard.pass_time(TIMEOUT / 2)
+    assert "stem.task.lost" not in names(heard)
+
+
+def test_a_worker_whose_own_heartbeats_go_on_is_not_lost_with_its_bridge() -> None:
+    story, heard = Story(), Heard()
+    beat(story, heard)
+    heard.hear(story.run()[:2])
+    for second in range(0, int(2 * TIMEOUT), 10):
+        time = EPOCH + timedelta(seconds=second)
+        heard.fact(Heartbeat("worker-1", time, extras=HeartbeatExtras(pid=1, host="h"), namespace="stem")).pass_time(10)
+    assert "stem.task.lost" not in names(heard)
+
+
+def test_a_process_that_returns_in_time_keeps_its_attempts() -> None:
+    story = Story()
+    story.recorded.heartbeat()
+    payloads = story.run()
+    heard = Heard(with_repair=True).hear([*story.payloads[:1], *payloads[:2]]).pass_time(TIMEOUT + 0.3)
+    beat(story, heard)
+    heard.answer().pass_time(100)
+    assert "stem.task.lost" not in names(heard)
+    heard.hear(payloads[2:])
+    assert heard.counts()["stem.tasks.succeeded"] == 1
+
+
+def test_a_start_that_comes_behind_its_workers_goodbye_is_concluded_too() -> None:
+    story = Story()
+    story.recorded.worker(SignalName.WORKER_SHUTDOWN, reason="hard")
+    heard = Heard().hear(story.payloads).pass_time(1.5).hear(story.run()[:2]).pass_time(0.5).pass_time(1)
+    assert names(heard)[-1] == "stem.task.lost"
+
+
+def test_the_deafness_for_one_namespace_says_nothing_about_another() -> None:
+    story, other = Story(), Story(namespace="other")
+    heard = Heard()
+    beat(story, heard)
+    other.recorded.heartbeat()
+    for signal in signals_of(other.payloads, "other"):
+        heard.fact(signal)
+    heard.fact(Outage("other", (), heard.now_ns, 0)).pass_time(TIMEOUT + 1)
+    assert names(heard) == ["stem.worker.lost"]
+
+
+def test_a_goodbye_dated_in_the_future_does_not_hide_the_successor() -> None:
+    ahead, successor = Story(time=ToldTime(EPOCH + timedelta(days=365))), Story()
+    ahead.recorded.worker(SignalName.WORKER_SHUTDOWN, reason="warm")
+    heard = Heard().hear(ahead.payloads).pass_time(5)
+    beat(successor, heard)
+    assert heard.metrics()["stem.worker.up"].gauge.data_points[0].as_int == 1
+
+
+def test_an_absurd_time_makes_no_endless_span() -> None:
+    story = Story()
+    story.recorded.heartbeat()
+    payloads = [*story.payloads, *story.run()[:2]]
+    story.time.now = EPOCH + timedelta(days=365 * 500)
+    story.recorded.heartbeat()
+    heard = Heard().hear([*payloads, story.payloads[-1]]).pass_time(TIMEOUT + 1)
+    lost = next(span for span in heard.spans if found(span).get("stem.task.state") == "lost")
+    assert lost.end_time_unix_nano - lost.start_time_unix_nano <= (TIMEOUT + 1) * SECOND
+
+
+def test_what_was_thrown_away_unread_is_asked_for() -> None:
+    story = Story()
+    heard = Heard(with_repair=True).hear(story.run()[:2])
+    heard.fact(Shed("stem", "pod-1", story.recorded.composer.boot)).pass_time(0.1)
+    assert len(heard.correlator.repairs) == 1
+    assert "stem.signals.gap" not in names(heard), "it was counted where it was thrown away"
+
+
+def test_a_failure_that_nobody_finished_is_looked_up_before_it_is_believed() -> None:
+    """Stem's SignalMiddleware says that a task failed which is then retried; Redis may be slow in between."""
+    story = Story()
+    signals = story.attempt()
+    signals.received()
+    signals.prerun()
+    signals.failed("TimeoutException after 0:00:05.000000")
+    heard = Heard(with_repair=True).hear(story.payloads).pass_time(1.2)
+    assert heard.spans == []
+    signals.retry("TimeoutException after 0:00:05.000000", EPOCH + timedelta(seconds=8))
+    signals.postrun("retried")
+    heard.hear(story.payloads[3:])
+    assert found(heard.span("process"))["stem.task.state"] == "retried"
+
+
+def test_unnumbered_repeats_are_told_once() -> None:
+    story = Story("", "beat-1")
+    story.recorded.schedule_dispatched("nightly", EPOCH, EPOCH)
+    story.recorded.workflow("workflow-run-started", "wf-1", "checkout", "running")
+    unnumbered = [payload.replace(b'"boot"', b'"xboot"') for payload in story.payloads]
+    heard = Heard().hear(unnumbered).hear(unnumbered)
+    assert heard.counts()["stem.scheduler.dispatch.success"] == 1
+    assert len(heard.logs) == 2
+
+
+def test_names_are_cut_before_they_are_kept() -> None:
+    heard = Heard().hear(Story("w" * 1000).run(task=envelope(name="n" * 100_000, queue="q" * 1000)))
+    assert len(found(heard.span("process"))["stem.task"]) == 255
+    assert len(found(heard.span("process"))["stem.worker.id"]) == 255

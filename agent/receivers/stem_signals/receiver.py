@@ -20,7 +20,7 @@ from agent.receivers.stem_signals.session import SessionEnd, Subscription
 from agent.stem.catalogue import SignalName
 from agent.stem.channels import HEARTBEAT_PREFIX, emitter_of, heartbeat_channel, signal_channel, signal_pattern
 from agent.stem.lenient import DecodeError
-from agent.stem.wire import Fact, Gap, Outage, SignalConsumer, decode_heartbeat, decode_signal
+from agent.stem.wire import Fact, Gap, Outage, Shed, SignalConsumer, decode_heartbeat, decode_signal
 from agent.telemetry.events import Event, Telemetry
 
 CHUNK = 256
@@ -69,6 +69,7 @@ class StemSignalsReceiver:
         }
         self._connection: Connection | None = None
         self._healthy = False
+        self._shed_by: set[tuple[str, str]] = set()
         self._canary_flies = False
         self._tasks: list[asyncio.Task[None]] = []
         self._draining: asyncio.Handle | None = None
@@ -272,14 +273,14 @@ class StemSignalsReceiver:
             return None
         if len(payload) > self._config.max_payload:
             size, limit = len(payload), self._config.max_payload
-            self._telemetry.emit(events.SignalOversize(self._id, emitter, size, limit))
+            self._account(channel, payload, events.SignalOversize(self._id, emitter, size, limit))
             return None
         try:
             if channel.startswith(_HEARTBEATS):
                 return self._heartbeat(payload)
             return self._signal(payload, emitter, now_ns)
         except DecodeError as error:
-            self._telemetry.emit(events.SignalUndecodable(self._id, emitter, error.reason))
+            self._account(channel, payload, events.SignalUndecodable(self._id, emitter, error.reason))
             return None
 
     def _heartbeat(self, payload: bytes) -> Fact:
@@ -330,11 +331,14 @@ class StemSignalsReceiver:
         if stamp.boot is not None and stamp.seq is not None:
             # Lost, and counted so already: its number must not be counted again as a gap.
             self._sequence.observe(self._config.namespace, emitter, stamp.boot, stamp.seq, self._clock())
+            self._shed_by.add((emitter, stamp.boot))
 
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self._report(self._sequence.tick(self._clock()))
+            shed, self._shed_by = self._shed_by, set()
+            self._hand_on([Shed(self._config.namespace, emitter, boot) for emitter, boot in shed])
 
     def _report(self, gaps: Iterable[Gap]) -> None:
         missing = list(gaps)

@@ -11,7 +11,7 @@ from agent.core.clock import NANOSECONDS
 from agent.stem.wire import Gap
 
 MAX_JUMP = 10_000_000
-"""A larger step is no loss but a broken or hostile emitter: its numbering is believed anew."""
+"""A larger step is no loss but a broken or hostile emitter: such a number is not remembered."""
 MAX_BOOTS = 10_000
 """Emitter processes remembered; beyond that the one heard of first is forgotten, and would be believed anew."""
 SWEEP_SECONDS = 60
@@ -75,7 +75,9 @@ class SequenceTracker:
             self._promise(key, numbering)
         expected = numbering.highest + 1
         if seq >= expected:
-            if expected < seq <= expected + MAX_JUMP:
+            if seq > expected + MAX_JUMP:
+                return True
+            if expected < seq:
                 numbering.holes[expected] = (seq - 1, now_ns)
                 self._with_holes.add(key)
             numbering.highest = seq
