@@ -22,16 +22,16 @@ believed before what was read.
 | module | concern |
 | --- | --- |
 | `correlator` | hands each fact to who is concerned, and the time to everybody |
-| `tasks` | the state machine above |
+| `tasks` | the state machine above: signals and time |
 | `attempts` | the table: finding, due times, tombstones, memory of retries |
 | `attempt` | one attempt's facts and the rules that merge them |
 | `publishes` | what was published, and not begun yet |
-| `repair` | which records are wanted, and what a record proves |
+| `repair`, `mender` | what a record proves; whose are asked for, and what becomes of the answers |
 | `process` | who speaks, who is silent, who took whose place |
 | `workers` | heartbeats, goodbyes, collisions of worker ids, clock skews |
 | `workflows`, `schedules`, `control` | the other signals of the catalogue |
 | `origin`, `family` | what an envelope tells; who inherited whose header |
-| `settlement` | what was heard of an attempt, turned into what is told |
+| `settlement`, `settler` | what was heard of an attempt, turned into what is told; closing it |
 | `keep` | which attempts become spans |
 | `recorder` | tells: `spans`, `logs`, `metrics`, with `ids` derived and `labels` encoded once |
 | `connector`, `config` | the shell: pipelines, timers, options |

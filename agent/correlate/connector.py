@@ -13,8 +13,8 @@ from agent.core.clock import NANOSECONDS, Clock
 from agent.core.tasks import cancel
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.correlator import Correlator
+from agent.correlate.counters import CLOCK_ADJUSTED, EVICTED, LATE, REPAIRS, UNATTRIBUTED
 from agent.correlate.results import ResultReader
-from agent.correlate.tasks import CLOCK_ADJUSTED, EVICTED, LATE, REPAIRS, UNATTRIBUTED
 from agent.otlp.batch import Batch, Consumer, Kind
 from agent.otlp.resource import Resource
 from agent.stem.wire import Fact

@@ -8,11 +8,12 @@ from agent.core.clock import NANOSECONDS
 from agent.correlate.attempt import END_SIGNALS
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.control import log_command
+from agent.correlate.counters import EVICTED, LATE, UNATTRIBUTED, Counters
 from agent.correlate.process import FOLLOWED_NS, Life, Process, Processes
 from agent.correlate.recorder import Recorder
 from agent.correlate.repair import RepairQueue
 from agent.correlate.schedules import Schedules
-from agent.correlate.tasks import EVICTED, LATE, UNATTRIBUTED, Counters, Tasks
+from agent.correlate.tasks import Tasks
 from agent.correlate.workers import LIFECYCLE, Workers
 from agent.correlate.workflows import Workflows
 from agent.stem.catalogue import SIGNAL_NAMES, SignalName
@@ -32,7 +33,7 @@ class Correlator:
     def __init__(self, config: CorrelateConfig, now_ns: int, *, with_repair: bool = False) -> None:
         self.counters: Counters = Counter()
         self.recorder = Recorder(config, now_ns)
-        self.repairs = RepairQueue(config.max_tasks)
+        self.repairs = RepairQueue(config.max_tasks, enabled=with_repair)
         self.workers = Workers(
             self.recorder.log, self.recorder.metrics, timeout=config.heartbeat_timeout, ttl=config.worker_ttl
         )
@@ -40,10 +41,7 @@ class Correlator:
         self._leaving: deque[tuple[int, Process, str]] = deque()
         self._settle_ns = int(config.settle * NANOSECONDS)
         self.workflows = Workflows(config, self.recorder)
-        self.tasks = Tasks(
-            *(config, self.recorder, self.counters, self.workflows, self._processes),
-            self.repairs if with_repair else None,
-        )
+        self.tasks = Tasks(config, self.recorder, self.counters, self.workflows, self._processes, self.repairs)
         self._schedules = Schedules(self.recorder)
         self._zone = self.tasks.zone
         self._handlers: dict[str, Handler] = {
@@ -82,15 +80,15 @@ class Correlator:
 
     def _suspect(self, fact: Gap | Shed, now_ns: int) -> None:
         if process := self._processes.get(fact.namespace, fact.emitter, fact.boot):
-            self.tasks.suspect([process], now_ns)
+            self.tasks.mender.suspect([process], now_ns)
 
     def answered(self, records: Mapping[str, TaskStatus | None], now_ns: int) -> None:
         """Take the records that were wanted."""
-        self.tasks.answered(records, now_ns)
+        self.tasks.mender.answered(records, self._zone, now_ns)
 
     def unanswered(self, task_ids: Iterable[str]) -> None:
         """Take note that the records could not be read now."""
-        self.repairs.unanswered(task_ids, self.tasks.awaits)
+        self.repairs.unanswered(task_ids, self.tasks.mender.awaits)
 
     def stalled(self, now_ns: int) -> None:
         """Note that the agent itself stood still: nobody was silent, we did not listen."""
@@ -122,7 +120,7 @@ class Correlator:
 
     def ask_at_last(self, now_ns: int) -> None:
         """Ask for the records of everything that signals were lost of, because there will be no later."""
-        self.tasks.ask_at_last(now_ns)
+        self.tasks.mender.ask_at_last(now_ns)
 
     def collect(self, now_ns: int) -> None:
         """Bring the gauges up to date."""
@@ -184,7 +182,7 @@ class Correlator:
         self.workers.deaf(begins=begins, namespace=outage.namespace, now_ns=now_ns)
         self._processes.deaf(begins=begins, namespace=outage.namespace, now_ns=now_ns)
         if not begins:
-            self.tasks.suspect(self._processes.all(outage.namespace), now_ns)
+            self.tasks.mender.suspect(self._processes.all(outage.namespace), now_ns)
 
     # --- everything else ---------------------------------------------------------------------------------------------
 

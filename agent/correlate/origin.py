@@ -10,7 +10,7 @@ from agent.correlate import ids
 from agent.otlp.span import FLAG_SAMPLED, SPAN_ATTRIBUTE_FIELD
 from agent.otlp.wire import Attribute
 from agent.stem.timestamps import epoch_ns
-from agent.stem.wire import Envelope
+from agent.stem.wire import Envelope, Headers, Meta
 
 # W3C Trace Context, section 3.2: lower-case hex; a version above 00 may append fields.
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)
@@ -49,6 +49,7 @@ class Lineage(Struct, frozen=True, gc=False):
 
 
 _NO_LINEAGE = Lineage()
+_NO_META = Meta()
 
 
 class Origin(Struct, frozen=True, gc=False):
@@ -137,6 +138,8 @@ def _numbers(priority: int | None, max_retries: int | None) -> bytes:
 def _lineage(envelope: Envelope, *, traced: bool) -> Lineage:
     meta, headers = envelope.meta, envelope.headers
     trace_state = (headers.tracestate or "") if traced else ""
+    if envelope.meta == _NO_META and not trace_state and headers == Headers(traceparent=headers.traceparent):
+        return _NO_LINEAGE
     told = (
         (_PARENT, meta.parent_task_id),
         (_ROOT, meta.root_task_id),

@@ -25,9 +25,10 @@ _MILLISECOND_NS = 1_000_000
 
 
 class RepairQueue:
-    """Tasks whose records are wanted, oldest first, each once; bounded by `most`."""
+    """Tasks whose records are wanted, oldest first, each once; bounded by `most`. One not `enabled` wants nothing."""
 
-    def __init__(self, most: int) -> None:
+    def __init__(self, most: int, *, enabled: bool = True) -> None:
+        self.enabled = enabled
         self._most = most
         self._wanted: dict[str, int] = {}  # since when
         self._asked: dict[str, int] = {}
@@ -37,7 +38,7 @@ class RepairQueue:
 
     def want(self, task_id: str, now_ns: int) -> None:
         """Ask for a task's record."""
-        if task_id in self._wanted:
+        if task_id in self._wanted or not self.enabled:
             return
         if len(self._wanted) >= self._most:
             del self._wanted[next(iter(self._wanted))]

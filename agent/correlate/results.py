@@ -8,8 +8,8 @@ from asyncio_throttle.throttler import Throttler
 from redis.exceptions import ResponseError
 
 from agent.core.clock import Clock
+from agent.correlate.counters import REPAIRS
 from agent.correlate.results_config import ResultsConfig
-from agent.correlate.tasks import REPAIRS
 from agent.redis_client import failure, redis_client
 from agent.stem.keys import Keys
 from agent.stem.lenient import DecodeError

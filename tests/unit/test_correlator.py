@@ -7,8 +7,8 @@ import pytest
 from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 
 from agent.correlate.config import CorrelateConfig, LogsConfig
+from agent.correlate.counters import CLOCK_ADJUSTED, EVICTED, LATE, UNATTRIBUTED
 from agent.correlate.logs import duration
-from agent.correlate.tasks import CLOCK_ADJUSTED, EVICTED, LATE, UNATTRIBUTED
 from agent.demo.sink import attributes
 from agent.emit import iso
 from agent.stem.wire import Gap

@@ -1,0 +1,11 @@
+"""What is worth telling about correlation itself, counted by (name, label)."""
+
+from collections import Counter
+
+LATE = "stem_agent.signals.late"
+EVICTED = "stem_agent.correlate.evicted"
+CLOCK_ADJUSTED = "stem_agent.correlate.clock_adjusted"
+UNATTRIBUTED = "stem_agent.signals.unattributed"
+REPAIRS = "stem_agent.repairs"
+
+Counters = Counter[tuple[str, str]]
