@@ -24,7 +24,6 @@ TICK_SECONDS = 0.25
 _STALL_NS = NANOSECONDS
 """A tick so late means that nothing was heard meanwhile, whoever spoke."""
 _MAX_REPAIR_BACKOFF_SECONDS = 5.0
-_COMPARE_CLOCKS_SECONDS = 60.0
 _REPAIR_SHARE = 0.2  # of the deadline of a stop: delivering the rest needs more
 _LABELS = {LATE: "event", UNATTRIBUTED: "event", EVICTED: "reason", REPAIRS: "result"}
 
@@ -112,10 +111,7 @@ class CorrelateConnector:
             asyncio.create_task(self._collect(), name=f"{self._id}: metrics"),
         ]
         if self._reader:
-            self._tasks += [
-                asyncio.create_task(self._repair(self._reader), name=f"{self._id}: repair"),
-                asyncio.create_task(self._compare_clocks(self._reader), name=f"{self._id}: clock"),
-            ]
+            self._tasks.append(asyncio.create_task(self._repair(self._reader), name=f"{self._id}: repair"))
 
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - see Component
         """Settle what can be settled, hand on everything including a last snapshot of the metrics.
@@ -167,13 +163,6 @@ class CorrelateConnector:
             async with asyncio.timeout(seconds):
                 while len(self._correlator.repairs) and await self._ask(reader):
                     pass
-
-    async def _compare_clocks(self, reader: ResultReader) -> None:
-        while True:
-            offset_ns = await reader.clock_offset_ns(self._clock)
-            if offset_ns is not None:
-                self._correlator.workers.redis_offset_ns = offset_ns
-            await asyncio.sleep(_COMPARE_CLOCKS_SECONDS)
 
     async def _tick(self) -> None:
         while True:

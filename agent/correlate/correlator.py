@@ -19,7 +19,7 @@ from agent.correlate.workflows import Workflows
 from agent.stem.catalogue import SIGNAL_NAMES, SignalName
 from agent.stem.status import TaskStatus
 from agent.stem.timestamps import epoch_ns
-from agent.stem.wire import Fact, Gap, Heartbeat, Outage, Shed, Signal
+from agent.stem.wire import Fact, Gap, Heartbeat, Outage, ServerClock, Shed, Signal
 
 Handler = Callable[[Signal, Process, int, int], None]
 
@@ -75,6 +75,8 @@ class Correlator:
             self._suspect(fact, now_ns)
         elif isinstance(fact, Shed):
             self._suspect(fact, now_ns)
+        elif isinstance(fact, ServerClock):
+            self.workers.redis_offsets_ns[fact.namespace] = fact.offset_ns
         else:
             self._outage(fact, now_ns)
 

@@ -52,20 +52,29 @@ _NO_LINEAGE = Lineage()
 _NO_META = Meta()
 
 
+class Kin(Struct, frozen=True, gc=False):
+    """What many tasks have in common: flags, retries, encoded attributes, and mostly no lineage."""
+
+    flags: int = FLAG_SAMPLED
+    max_retries: int | None = None
+    attributes: bytes = b""
+    lineage: Lineage = _NO_LINEAGE
+
+
+_ORDINARY = Kin()
+
+
 class Origin(Struct, frozen=True, gc=False):
     """Where a task comes from. Times are Unix nanoseconds, 0 when unknown.
 
     Held for every open attempt, so it holds little: `trace_context` is a trace id and the creator's span id, a trace id
-    alone where the envelope names no span, and empty where it is that of the task's own id. `attributes` are shared.
+    alone where the envelope names no span, and empty where it is that of the task's own id. `kin` is shared.
     """
 
     trace_context: bytes = b""
-    flags: int = FLAG_SAMPLED
     enqueued_ns: int = 0
     not_before_ns: int = 0
-    max_retries: int | None = None
-    attributes: bytes = b""
-    lineage: Lineage = _NO_LINEAGE
+    kin: Kin = _ORDINARY
 
     def trace_id(self, task_id: str) -> bytes:
         """Return the trace that the task (or run) belongs to."""
@@ -77,9 +86,29 @@ class Origin(Struct, frozen=True, gc=False):
         return self.trace_context[_TRACE_BYTES:]
 
     @property
+    def flags(self) -> int:
+        """W3C trace flags."""
+        return self.kin.flags
+
+    @property
     def sampled(self) -> bool:
         """Whether the creator's sampler kept the trace."""
-        return bool(self.flags & FLAG_SAMPLED)
+        return bool(self.kin.flags & FLAG_SAMPLED)
+
+    @property
+    def max_retries(self) -> int | None:
+        """How often the task may be retried."""
+        return self.kin.max_retries
+
+    @property
+    def attributes(self) -> bytes:
+        """Encoded attributes of its spans, beside the lineage's."""
+        return self.kin.attributes
+
+    @property
+    def lineage(self) -> Lineage:
+        """Where the task belongs."""
+        return self.kin.lineage
 
 
 UNKNOWN_ORIGIN = Origin()
@@ -95,12 +124,9 @@ def read_origin(envelope: Envelope, zone: tzinfo) -> Origin:
         context = TraceParent(ids.trace_id(subject) if subject else b"", b"", FLAG_SAMPLED)
     return Origin(
         trace_context=context.trace_id + context.span_id,
-        flags=context.flags,
         enqueued_ns=_nanoseconds(envelope.enqueued_at, zone),
         not_before_ns=_nanoseconds(envelope.not_before, zone),
-        max_retries=envelope.max_retries,
-        attributes=_numbers(envelope.priority, envelope.max_retries),
-        lineage=_lineage(envelope, traced=bool(context.span_id)),
+        kin=_kin(context.flags, envelope, _lineage(envelope, traced=bool(context.span_id))),
     )
 
 
@@ -120,19 +146,21 @@ _CHAIN, _CHAIN_INDEX = _key("stem.chain.id"), _key("stem.chain.index")
 _RUN, _WORKFLOW, _STEP = _key("stem.workflow.run_id"), _key("stem.workflow.name"), _key("stem.workflow.step")
 _SCHEDULE = _key("stem.schedule.id")
 
-_MAX_KNOWN_NUMBERS = 4096
-_known_numbers: dict[tuple[int | None, int | None], bytes] = {}
+_MAX_KNOWN = 4096
+_known: dict[tuple[int, int | None, int | None], Kin] = {}
 
 
-def _numbers(priority: int | None, max_retries: int | None) -> bytes:
-    """Encode what few combinations of values exist of, once each."""
-    known = _known_numbers.get((priority, max_retries))
-    if known is None:
-        known = b"" if priority is None else _PRIORITY(priority)
-        known += b"" if max_retries is None else _MAX_RETRIES(max_retries)
-        if len(_known_numbers) < _MAX_KNOWN_NUMBERS:
-            _known_numbers[priority, max_retries] = known
-    return known
+def _kin(flags: int, envelope: Envelope, lineage: Lineage) -> Kin:
+    """Return what few combinations of values exist of, each once."""
+    priority, max_retries = envelope.priority, envelope.max_retries
+    kin = _known.get((flags, priority, max_retries))
+    if kin is None:
+        attributes = b"" if priority is None else _PRIORITY(priority)
+        attributes += b"" if max_retries is None else _MAX_RETRIES(max_retries)
+        kin = Kin(flags, max_retries, attributes)
+        if len(_known) < _MAX_KNOWN:
+            _known[flags, priority, max_retries] = kin
+    return kin if lineage is _NO_LINEAGE else Kin(flags, max_retries, kin.attributes, lineage)
 
 
 def _lineage(envelope: Envelope, *, traced: bool) -> Lineage:

@@ -2,12 +2,10 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from asyncio_throttle.throttler import Throttler
-from redis.exceptions import ResponseError
 
-from agent.core.clock import Clock
 from agent.correlate.counters import REPAIRS
 from agent.correlate.results_config import ResultsConfig
 from agent.redis_client import failure, redis_client
@@ -15,6 +13,9 @@ from agent.stem.keys import Keys
 from agent.stem.lenient import DecodeError
 from agent.stem.status import TaskStatus, decode_status
 from agent.telemetry.events import Event, Telemetry
+
+if TYPE_CHECKING:
+    from redis.asyncio import Redis
 
 MAX_RECORD_BYTES = 1 << 20
 """A record holds what its task returned, which may be large; what is larger than this is not fetched at all.
@@ -83,7 +84,9 @@ class ResultReader:
         # One slot a batch, and as many batches in a period as make the rate exact.
         batches = config.max_reads_per_second // self._batch
         self._throttle = Throttler(batches, period=batches * self._batch / config.max_reads_per_second)
-        self._redis = redis_client(config.url, config.tls, timeout=config.timeout)
+        self._redis: Redis | None = None
+        if config.url.tls:
+            config.tls.context()  # a file that cannot be used is to be told at the start
 
     async def read(self, task_ids: Sequence[str]) -> dict[str, TaskStatus | None] | None:
         """Return the status of each task, None for those without a readable record.
@@ -102,33 +105,31 @@ class ResultReader:
             found |= {task_id: self._decode(record) for task_id, record in zip(batch, records, strict=True)}
         return found
 
-    async def clock_offset_ns(self, clock: Clock) -> int | None:
-        """Return Redis' clock minus ours, in nanoseconds, give or take half a round trip; None if it does not tell."""
-        before_ns = clock()
-        try:
-            seconds, microseconds = await self._redis.time()
-        except Exception as error:  # noqa: BLE001 - as above
-            self._unavailable(error, 0)
-            return None
-        return (int(seconds) * 1_000_000 + int(microseconds)) * 1000 - (before_ns + clock()) // 2
-
     async def close(self) -> None:
         """Close the connection; a later read would make a new one."""
-        await self._redis.aclose()
+        if self._redis is not None:
+            await self._redis.aclose()
+
+    @property
+    def _client(self) -> "Redis":
+        """Made when it is first needed: redis-py is 11 MiB that an agent which loses nothing does without."""
+        if self._redis is None:
+            self._redis = redis_client(self._config.url, self._config.tls, timeout=self._config.timeout)
+        return self._redis
 
     async def _fetch(self, keys: Sequence[str]) -> list[bytes | None]:
         """Return the records that are there and not too large. Raises what redis-py raises."""
-        pipeline = self._redis.pipeline(transaction=False)
+        pipeline = self._client.pipeline(transaction=False)
         for key in keys:
             pipeline.strlen(key)
         sizes = dict(zip(keys, await pipeline.execute(raise_on_error=False), strict=True))
         wanted = [key for key, size in sizes.items() if self._is_wanted(size)]
-        records: list[Any] = await self._redis.mget(wanted) if wanted else []
+        records: list[Any] = await self._client.mget(wanted) if wanted else []
         values = dict(zip(wanted, records, strict=True))
         return [values.get(key) for key in keys]
 
     def _is_wanted(self, size: int | Exception) -> bool:
-        if isinstance(size, ResponseError) and str(size).startswith("WRONGTYPE"):
+        if isinstance(size, Exception) and str(size).startswith("WRONGTYPE"):
             self._telemetry.emit(ResultUndecodable(self._id, "not_a_string"))
             return False
         if isinstance(size, Exception):

@@ -100,7 +100,7 @@ class Worker:
 class Workers:
     """All workers heard of: fresh for `timeout` seconds after a beat, forgotten after `ttl`.
 
-    `redis_offset_ns` is the clock of Redis minus ours: skews are told against Redis.
+    `redis_offsets_ns` is the clock of each namespace's Redis minus ours: skews are told against Redis.
     """
 
     def __init__(self, log: LogWriter, aggregator: Aggregator, *, timeout: float, ttl: float) -> None:
@@ -111,7 +111,7 @@ class Workers:
         self._workers: dict[WorkerKey, Worker] = {}
         self._stopped: dict[WorkerKey, tuple[int, int]] = {}  # when each said goodbye, by its clock and by ours
         self._deaf: set[str] = set()
-        self.redis_offset_ns = 0
+        self.redis_offsets_ns: dict[str, int] = {}
 
     def heartbeat(self, key: WorkerKey, face: str, place: str, *, native: bool, time_ns: int, now_ns: int) -> None:
         """Note a beat: from Stem's own channel (`native`), or the signal `worker-heartbeat`.
@@ -213,7 +213,7 @@ class Workers:
             self._metrics.set(metrics.WORKER_UP, key, now_ns, int(worker.up))
             self._metrics.set(metrics.WORKER_AGE, key, now_ns, (now_ns - worker.last_seen_ns) / NANOSECONDS)
             # Each beat was told some time before it was heard: the one least delayed is nearest to the truth.
-            skew_ns = max(worker.skews, default=0) - self.redis_offset_ns
+            skew_ns = max(worker.skews, default=0) - self.redis_offsets_ns.get(key[1], 0)
             self._metrics.set(metrics.WORKER_SKEW, key, now_ns, skew_ns / NANOSECONDS)
 
     def _forget(self, key: WorkerKey) -> None:

@@ -154,6 +154,13 @@ class Gap(Struct, frozen=True, gc=False):
         return self.last - self.first + 1
 
 
+class ServerClock(Struct, frozen=True, gc=False):
+    """The clock of the Redis of a namespace, minus ours (ns), as far as one answer can tell."""
+
+    namespace: str
+    offset_ns: int
+
+
 class Shed(Struct, frozen=True, gc=False):
     """Signals of a process were thrown away unread, and counted where that was done."""
 
@@ -174,7 +181,7 @@ class Outage(Struct, frozen=True, gc=False):
     to_ns: int
 
 
-Fact = Signal | Heartbeat | Gap | Shed | Outage
+Fact = Signal | Heartbeat | Gap | Shed | Outage | ServerClock
 """What flows through the signals pipeline."""
 
 

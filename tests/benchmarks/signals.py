@@ -43,6 +43,13 @@ class Story:
         self._told = 0
 
     def tell(self, tasks: int) -> Told:
+        return self._tell(tasks, whole=True)
+
+    def begin(self, tasks: int) -> Told:
+        """Tell the beginnings of tasks: each received and started, and then nothing."""
+        return self._tell(tasks, whole=False)
+
+    def _tell(self, tasks: int, *, whole: bool) -> Told:
         told: Told = []
         for worker in self._workers:
             worker.now = datetime.now(UTC)
@@ -53,16 +60,12 @@ class Story:
             signals.received()
             signals.prerun()
             worker.now += timedelta(milliseconds=self._chance.randrange(5, 500))
-            signals.succeeded()
-            signals.postrun("succeeded")
+            if whole:
+                signals.succeeded()
+                signals.postrun("succeeded")
             told += [(worker.composer.emitter, payload) for payload in worker.payloads]
             worker.payloads.clear()
         return told
-
-    def begin(self, tasks: int) -> Told:
-        """Tell the beginnings of tasks: each received and started, and then nothing."""
-        told = self.tell(tasks)
-        return [each for index, each in enumerate(told) if index % SIGNALS_PER_TASK < SIGNALS_TO_START]
 
     def _envelope(self, now: datetime) -> dict[str, Any]:
         return {

@@ -177,7 +177,9 @@ async def test_a_connection_that_falls_silent_is_half_open_and_made_anew(
 
     async def subscribe_then_say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         sessions.append(await reader.read(65536))
-        writer.write(b"+OK\r\n*3\r\n$10\r\npsubscribe\r\n$1\r\nx\r\n:1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\ny\r\n:2\r\n")
+        writer.write(
+            b"+OK\r\n*2\r\n$1\r\n1\r\n$1\r\n0\r\n*3\r\n$10\r\npsubscribe\r\n$1\r\nx\r\n:1\r\n*3\r\n$9\r\nsubscribe\r\n$1\r\ny\r\n:2\r\n"
+        )
         await writer.drain()
 
     port = await scripted(subscribe_then_say_nothing)

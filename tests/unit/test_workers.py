@@ -11,7 +11,7 @@ from agent.correlate.config import CorrelateConfig
 from agent.correlate.process import MAX_PROCESSES
 from agent.emit import iso
 from agent.stem.catalogue import SignalName
-from agent.stem.wire import Heartbeat, HeartbeatExtras, Outage, Shed
+from agent.stem.wire import Heartbeat, HeartbeatExtras, Outage, ServerClock, Shed
 from tests.support import EPOCH, SECOND, Heard, Story, ToldTime, envelope, found, nanoseconds, signals_of
 
 TIMEOUT = CorrelateConfig().heartbeat_timeout
@@ -251,7 +251,7 @@ def skew_of(heard: Heard) -> float:
 def test_the_skew_is_known_within_50_ms(skew_s: float, delays_s: list[float], redis_s: float) -> None:
     """Against the clock of Redis, which is not ours; at least one heartbeat in 16 is under way for less than 40 ms."""
     story, heard = Story(), Heard()
-    heard.correlator.workers.redis_offset_ns = round(redis_s * SECOND)
+    heard.fact(ServerClock("stem", round(redis_s * SECOND)))
     for delay_s in [*delays_s, 0.04]:
         story.time.now = EPOCH + timedelta(seconds=skew_s, microseconds=(heard.now_ns - EPOCH_NS) // 1000)
         story.recorded.heartbeat()

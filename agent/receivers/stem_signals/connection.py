@@ -24,7 +24,8 @@ class Connection(asyncio.Protocol):
     """Feeds what the socket brings to the session at once: nothing here ever waits.
 
     `ended` resolves with the reason when the connection is gone, whoever ended it; `heard_until` is then the last
-    moment (the loop's seconds) of which it is sure that nothing said before it was missed.
+    moment (the loop's seconds) of which it is sure that nothing said before it was missed. `server_clock` is the
+    server's time (Unix microseconds) and the moment at which it came.
     """
 
     def __init__(self, session: Session) -> None:
@@ -34,6 +35,7 @@ class Connection(asyncio.Protocol):
         self._loop = loop
         self._last_heard = self.heard_until = loop.time()
         self._pinger: asyncio.TimerHandle | None = None
+        self.server_clock: tuple[int, float] | None = None
         self.subscribed: asyncio.Future[None] = loop.create_future()
         self.ended: asyncio.Future[SessionEnd] = loop.create_future()
 
@@ -47,9 +49,17 @@ class Connection(asyncio.Protocol):
         self._last_heard = self._loop.time()
         try:
             self._session.feed(data)
-        except (hiredis.ProtocolError, TypeError, IndexError, AttributeError):  # no, or no sound, redis protocol
+        except (
+            hiredis.ProtocolError,
+            TypeError,
+            ValueError,
+            IndexError,
+            AttributeError,
+        ):  # no, or no sound, redis protocol
             self.end(SessionEnd.GARBAGE)
             return
+        if self.server_clock is None and self._session.server_time_us is not None:
+            self.server_clock = (self._session.server_time_us, self._last_heard)
         if not self.subscribed.done() and (self._session.ready or self._session.refusal):
             if self._session.refusal:
                 self.end(SessionEnd.REFUSED)

@@ -20,7 +20,7 @@ from agent.receivers.stem_signals.session import SessionEnd, Subscription
 from agent.stem.catalogue import SignalName
 from agent.stem.channels import HEARTBEAT_PREFIX, emitter_of, heartbeat_channel, signal_channel, signal_pattern
 from agent.stem.lenient import DecodeError
-from agent.stem.wire import Fact, Gap, Outage, Shed, SignalConsumer, decode_heartbeat, decode_signal
+from agent.stem.wire import Fact, Gap, Outage, ServerClock, Shed, SignalConsumer, decode_heartbeat, decode_signal
 from agent.telemetry.events import Event, Telemetry
 
 CHUNK = 256
@@ -157,6 +157,9 @@ class StemSignalsReceiver:
         refused = {refusal.step.partition(" ")[2] for refusal in declined}
         names = [name for subscription in self.subscriptions for name in subscription.names if name not in refused]
         self._telemetry.emit(events.Subscribed(self._id, config.url.address, " ".join(names)))
+        if connection.server_clock:
+            server_us, moment = connection.server_clock
+            self._hand_on([ServerClock(config.namespace, server_us * 1000 - self._epoch_ns(moment))])
         connection.keep_alive(config.ping_interval)
         self._canary_flies = self._canary is not None and self._canary.channel not in refused
         return connection

@@ -1,8 +1,8 @@
 """The RESP conversation of one subscribed connection, without I/O (the RESP2 push mode of the Redis protocol).
 
-    connect --> AUTH --> CLIENT SETNAME --> SELECT --> SUBSCRIBE / PSUBSCRIBE --> messages and pings
-                  |      (optional)           |            |
-                  +---------------------------+------------+--> Refusal: will it heal by waiting?
+    connect --> AUTH --> CLIENT SETNAME --> SELECT --> TIME --> SUBSCRIBE / PSUBSCRIBE --> messages and pings
+                  |      (optional)           |      (optional)     |
+                  +---------------------------+---------------------+--> Refusal: will it heal by waiting?
 
 Bytes go in through `feed`, messages come out of it, and what is to be sent are `opening` and `PING`.
 """
@@ -71,6 +71,7 @@ def command(*words: str) -> bytes:
 
 
 PING = command("PING")
+_TIME = "TIME"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +85,8 @@ class Session:
     """One connection's conversation.
 
     `on_message(channel, payload)` is called for every message. After `feed`, `ready` says whether every
-    subscription stands, `refusal` why it never will, `declined` which optional steps were refused.
+    subscription stands, `refusal` why it never will, `declined` which optional steps were refused, `server_time_us`
+    what time it was at the server (Unix microseconds) when it answered, None where it does not tell.
     """
 
     def __init__(self, login: Login, subscriptions: Sequence[Subscription], on_message: OnMessage) -> None:
@@ -93,6 +95,7 @@ class Session:
         self._on_message = on_message
         self.refusal: Refusal | None = None
         self.declined: list[Refusal] = []
+        self.server_time_us: int | None = None
         self.opening = b"".join(step.request for step in self._steps)
 
     @property
@@ -110,6 +113,8 @@ class Session:
         if login.database:
             # Pub/sub ignores the database, but a wrong one is a mistake that the operator wants to hear about.
             yield _Step("SELECT", command("SELECT", str(login.database)))
+        # The clock against which those of the workers are told; a subscribed connection may ask no more.
+        yield _Step(_TIME, command(_TIME), optional=True)
         for subscription in subscriptions:
             verb = "PSUBSCRIBE" if subscription.pattern else "SUBSCRIBE"
             # One command a name: a refused command is then answered once, whatever it listed.
@@ -137,6 +142,8 @@ class Session:
 
     def _answer(self, reply: object) -> None:
         step = self._steps.pop(0)
+        if step.name == _TIME and isinstance(reply, list):
+            self.server_time_us = int(reply[0]) * 1_000_000 + int(reply[1])
         if not isinstance(reply, hiredis.ReplyError):
             return
         answer = str(reply)
