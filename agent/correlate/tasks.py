@@ -164,7 +164,8 @@ class Tasks:
             attempt.queue = intern(attributes.queue[:MAX_NAME])
         # Each signal carries the whole envelope; one decoding serves them all. But copies of a task have each their own
         # `notBefore`: of two that are delivered at once, the one that is told to start counts.
-        if attempt.origin is None or (starts and _NOT_DELAYED not in bytes(signal.envelope)):
+        origin = attempt.origin
+        if origin is None or (starts and (origin.not_before_ns or _NOT_DELAYED not in bytes(signal.envelope))):
             self._read_envelope(attempt, signal)
 
     def _read_envelope(self, attempt: Attempt, signal: Signal) -> None:

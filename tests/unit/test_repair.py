@@ -406,3 +406,27 @@ def test_publishes_are_forgotten_in_the_end() -> None:
     _, heard = published()
     heard.pass_time(601)
     assert len(heard.correlator.tasks.publishes) == 0
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_of_two_copies_delivered_at_once_each_has_its_own_wait(first: int) -> None:
+    story = Story()
+    copies = [envelope(), LATER]
+    one, two = (story.attempt(copy) for copy in (copies[first], copies[1 - first]))
+    one.received()
+    two.received()
+    story.time.advance(0.001)
+    two.prerun()
+    story.time.advance(0.001)
+    one.prerun()
+    for signals in (one, two):
+        signals.succeeded()
+        signals.postrun("succeeded")
+    heard = Heard().hear(story.payloads)
+    waits = {span.end_time_unix_nano: span.start_time_unix_nano for span in heard.spans if span.name.startswith("wait")}
+    ready = [nanoseconds(EPOCH - timedelta(seconds=1.2)), nanoseconds(EPOCH - timedelta(seconds=0.3))]
+    milli = 1_000_000
+    assert waits == {
+        nanoseconds(EPOCH) + milli: ready[1 - first],
+        nanoseconds(EPOCH) + 2 * milli: ready[first],
+    }
