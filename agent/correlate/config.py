@@ -47,6 +47,9 @@ class CorrelateConfig(Config):
     span_name: Literal["task", "semconv"] = Field(
         "task", description="`process {task}`, or `process {queue}` as the messaging conventions have it"
     )
+    exceptions: Literal["logs", "span_events"] = Field(
+        "logs", description="where errors are told: in log records, or also in the older `exception` span event"
+    )
     honor_sampled: Flag = Field(
         default=True,
         description="make no spans for traces that the producer's sampler rejected (metrics and logs stay)",

@@ -49,10 +49,19 @@ class Keeper:
         trace_state = settled.origin.lineage.trace_state
         if not self._threshold:
             return trace_state
-        marked = self._remarkable(settled, now_ns)  # also of what is kept anyway: it is followed
-        if self.by_trace(settled.trace_id, trace_state):
+        remarkable = self._remarkable(settled, now_ns)  # also of what is kept anyway: it is followed
+        return self._choose(settled.trace_id, trace_state, remarkable=remarkable)
+
+    def keep_run(self, trace_id: bytes, trace_state: str, *, failed: bool) -> str | None:
+        """Return the `tracestate` that a workflow run's span carries, or None when it is not kept."""
+        if not self._threshold:
+            return trace_state
+        return self._choose(trace_id, trace_state, remarkable=failed and self._config.failed)
+
+    def _choose(self, trace_id: bytes, trace_state: str, *, remarkable: bool) -> str | None:
+        if self.by_trace(trace_id, trace_state):
             return with_threshold(trace_state, self._threshold)
-        return with_threshold(trace_state, 0) if marked else None
+        return with_threshold(trace_state, 0) if remarkable else None
 
     def _remarkable(self, settled: Settled, now_ns: int) -> bool:
         config, task = self._config, settled.attempt.task

@@ -7,12 +7,11 @@ from agent.correlate import ids
 from agent.correlate.attempt import Attempt, EndKind, ready_time
 from agent.correlate.origin import Origin
 from agent.correlate.settlement import Settled
+from agent.correlate.spans import MAX_MESSAGE, MAX_STACK
 from agent.otlp.log_record import LOG_ATTRIBUTE_FIELD, Severity, encode_kind, encode_log
 from agent.otlp.wire import Attribute
 from agent.stem.wire import Gap
 
-MAX_STACK = 16 * 1024
-MAX_MESSAGE = 4096
 MAX_BODY_ERROR = 200
 _MILLISECOND, _SECOND, _MINUTE = 1e-3, 1.0, 60.0
 

@@ -106,7 +106,8 @@ class Recorder:
                 self.spans.append(spans.send_span(settled, labels, trace_state))
             if settled.ready_ns and self._config.wait_spans:
                 self.spans.append(spans.wait_span(settled, labels, trace_state))
-            self.spans.append(spans.process_span(settled, labels, trace_state))
+            event = self._config.exceptions == "span_events"
+            self.spans.append(spans.process_span(settled, labels, trace_state, exception_event=event))
         self.started(settled.attempt, now_ns, settled=settled)
         self._measure(settled, labels.series, now_ns, exemplar)
         self._log_end(settled, now_ns, kept=trace_state is not None)

@@ -5,10 +5,12 @@ from agent.correlate.attempt import Ending
 from agent.correlate.labels import Labels
 from agent.correlate.settlement import Settled
 from agent.otlp.span import (
+    EVENT_ATTRIBUTE_FIELD,
     LINK_ATTRIBUTE_FIELD,
     SPAN_ATTRIBUTE_FIELD,
     SpanKind,
     encode_error_status,
+    encode_event,
     encode_link,
     encode_name,
     encode_span,
@@ -18,6 +20,8 @@ from agent.otlp.span import (
 from agent.otlp.wire import Attribute
 
 MAX_STATUS_MESSAGE = 1024
+MAX_MESSAGE = 4096
+MAX_STACK = 16 * 1024
 _NANOSECONDS = 1e9
 
 
@@ -39,10 +43,13 @@ _MISSING = _key("stem.missing")
 _ADJUSTED = _key("stem.clock.adjusted")(value=True)
 _SIGNALS = _key("stem.source")("signals")
 _REPAIR = _key("stem.source")("repair")
+_EXCEPTION_TYPE = Attribute("exception.type", EVENT_ATTRIBUTE_FIELD)
+_EXCEPTION_MESSAGE = Attribute("exception.message", EVENT_ATTRIBUTE_FIELD)
+_EXCEPTION_STACK = Attribute("exception.stacktrace", EVENT_ATTRIBUTE_FIELD)
 _RETRY_LINK = Attribute("stem.link", LINK_ATTRIBUTE_FIELD)("retry")
 
 
-def process_span(settled: Settled, labels: Labels, trace_state: str) -> bytes:
+def process_span(settled: Settled, labels: Labels, trace_state: str, *, exception_event: bool) -> bytes:
     """Encode `process {task}`: the attempt itself."""
     attempt, origin = settled.attempt, settled.origin
     task_id = attempt.task_id
@@ -73,6 +80,8 @@ def process_span(settled: Settled, labels: Labels, trace_state: str) -> bytes:
         parts.append(_ERROR_TYPE.text(error))
     if settled.failed:
         parts.append(_error_status(settled.ending))
+        if exception_event:
+            parts.append(_exception(settled))
     parts.extend(_links(settled))
     body = b"".join(parts)
     return _encode(settled, settled.span_id, start_ns=settled.start_ns, end_ns=settled.end_ns, body=body)
@@ -146,6 +155,15 @@ def _links(settled: Settled) -> list[bytes]:
     if (before := settled.attempt.before) and before.span_id:
         links.append(encode_link(settled.trace_id, before.span_id, flags=origin.flags, attributes=_RETRY_LINK))
     return links
+
+
+def _exception(settled: Settled) -> bytes:
+    """Encode the span event that log records have taken the place of (semantic conventions, "Exceptions on spans")."""
+    ending = settled.ending
+    attributes = _EXCEPTION_TYPE.text(settled.error_type)
+    attributes += _EXCEPTION_MESSAGE.text(ending.error[:MAX_MESSAGE]) if ending.error else b""
+    attributes += _EXCEPTION_STACK.text(ending.stack[:MAX_STACK]) if ending.stack else b""
+    return encode_event(ending.time_ns, "exception", attributes)
 
 
 def _error_status(ending: Ending) -> bytes:

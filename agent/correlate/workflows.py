@@ -19,7 +19,6 @@ from agent.correlate.recorder import Recorder
 from agent.otlp.log_record import Severity, encode_context
 from agent.otlp.span import (
     EVENT_ATTRIBUTE_FIELD,
-    FLAG_SAMPLED,
     SPAN_ATTRIBUTE_FIELD,
     SpanKind,
     encode_event,
@@ -177,9 +176,12 @@ class Workflows:
         self._buried[run.namespace, run.run_id] = now_ns + self._settled_ttl_ns
         origin = run.origin or Origin()
         trace_id = origin.trace_id(run.run_id)
-        state = origin.lineage.trace_state
-        if (origin.flags & FLAG_SAMPLED or not self._honor_sampled) and self._keeper.by_trace(trace_id, state):
-            self._recorder.spans.append(_span(run, origin, trace_id))
+        if not origin.sampled and self._honor_sampled:
+            return
+        failed = run.failures > 0 or run.status != _ENDS[COMPLETED]
+        trace_state = self._keeper.keep_run(trace_id, origin.lineage.trace_state, failed=failed)
+        if trace_state is not None:
+            self._recorder.spans.append(_span(run, origin, trace_id, trace_state))
 
     def _log(self, name: SignalName, run: Run, attributes: Attributes, time_ns: int, now_ns: int) -> None:
         log_event, verb = _LOGS[name]
@@ -225,7 +227,7 @@ def _rank(origin: Origin) -> tuple[bool, bool, int, bytes]:
     return lineage.parent_task_id is not None, lineage.continuation, origin.enqueued_ns, origin.trace_context
 
 
-def _span(run: Run, origin: Origin, trace_id: bytes) -> bytes:
+def _span(run: Run, origin: Origin, trace_id: bytes, trace_state: str) -> bytes:
     missing = [*([] if run.started_ns else ["start"]), *([] if run.origin else ["enqueued"])]
     start_ns = run.started_ns or run.first_ns
     end_ns = max(run.ended_ns, start_ns)
@@ -236,7 +238,7 @@ def _span(run: Run, origin: Origin, trace_id: bytes) -> bytes:
         _NAMESPACE.text(run.namespace),
         _STATUS.text(run.status),
         _SOURCE,
-        encode_trace_state(origin.lineage.trace_state),
+        encode_trace_state(trace_state),
     ]
     if run.failures:
         parts.append(_FAILURES(run.failures))

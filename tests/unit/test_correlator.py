@@ -469,3 +469,16 @@ def test_a_publish_may_be_told_by_its_envelope_alone() -> None:
 )
 def test_durations_read_well(seconds: float, text: str) -> None:
     assert duration(seconds) == text
+
+
+def test_errors_may_be_told_as_span_events_too() -> None:
+    span = Heard(CorrelateConfig(exceptions="span_events")).hear(Story().run("failed")).span("process")
+    (event,) = span.events
+    assert event.name == "exception"
+    assert event.time_unix_nano == span.end_time_unix_nano
+    assert attributes(event.attributes) == {
+        "exception.type": "SocketException",
+        "exception.message": "SocketException: Connection refused",
+        "exception.stacktrace": "#0 main (package:app/main.dart:1:1)",
+    }
+    assert not Heard().hear(Story().run("failed")).span("process").events

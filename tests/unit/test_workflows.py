@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from agent.correlate import ids
-from agent.correlate.config import CorrelateConfig, LogsConfig
+from agent.correlate.config import CorrelateConfig, KeepConfig, LogsConfig
 from agent.demo.sink import attributes
 from agent.stem.catalogue import SignalName
 from tests.support import EPOCH, SECOND, TRACEPARENT, Heard, Story, envelope, found, nanoseconds
@@ -176,3 +176,11 @@ def test_an_attempt_that_runs_for_long_is_reported_once() -> None:
 
 def test_every_signal_of_the_catalogue_is_handled() -> None:
     assert set(Heard().correlator._handlers) == set(SignalName)
+
+
+@pytest.mark.parametrize(("failed", "state"), [(True, "ot=th:0"), (False, None)])
+def test_a_run_with_failing_attempts_is_kept_where_failures_are(*, failed: bool, state: str | None) -> None:
+    keep = KeepConfig(ratio=0.0, failed=failed, slow=0.0, rare=0.0)
+    heard = Heard(CorrelateConfig(keep=keep)).hear(life()).pass_time(1)
+    runs = [span for span in heard.spans if span.name.startswith("workflow")]
+    assert [span.trace_state for span in runs] == ([state] if state else [])
