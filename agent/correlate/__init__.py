@@ -33,7 +33,8 @@ believed before what was read.
 | `origin`, `family` | what an envelope tells; who inherited whose header |
 | `settlement`, `settler` | what was heard of an attempt, turned into what is told; closing it |
 | `keep` | which attempts become spans |
-| `recorder` | tells: `spans`, `logs`, `metrics`, with `ids` derived and `labels` encoded once |
+| `recorder` | tells: `spans`, `logs`, `metrics`, with `ids` derived, `labels` encoded once, texts within `limits` |
+| `counters` | what is worth telling about correlation itself |
 | `connector`, `config` | the shell: pipelines, timers, options |
 | `results`, `results_config` | the shell that reads result records, paced, and its options |
 """

@@ -5,9 +5,9 @@ from typing import NamedTuple
 from agent.core.clock import NANOSECONDS
 from agent.correlate import ids
 from agent.correlate.attempt import Attempt, EndKind, ready_time
+from agent.correlate.limits import MAX_MESSAGE, MAX_STACK
 from agent.correlate.origin import Origin
 from agent.correlate.settlement import Settled
-from agent.correlate.spans import MAX_MESSAGE, MAX_STACK
 from agent.otlp.log_record import LOG_ATTRIBUTE_FIELD, Severity, encode_kind, encode_log
 from agent.otlp.wire import Attribute
 from agent.stem.wire import Gap

@@ -4,6 +4,7 @@ from datetime import tzinfo
 
 from agent.core.clock import NANOSECONDS
 from agent.correlate import logs, metrics
+from agent.correlate.limits import MAX_MESSAGE, MAX_STACK
 from agent.correlate.logs import event
 from agent.correlate.recorder import Recorder
 from agent.otlp.log_record import Severity
@@ -45,9 +46,9 @@ class Schedules:
             because = f": {error.partition(chr(10))[0][: logs.MAX_BODY_ERROR]}" if error else ""
             log_event, body = _FAILED, f"schedule {entry} failed to be dispatched{because}"
             self._metrics.add(metrics.DISPATCH_FAILED, series, now_ns)
-            extra = _MESSAGE.text(error[: logs.MAX_MESSAGE]) if error else b""
+            extra = _MESSAGE.text(error[:MAX_MESSAGE]) if error else b""
             if attributes.stack_trace:
-                extra += _STACK.text(attributes.stack_trace[: logs.MAX_STACK])
+                extra += _STACK.text(attributes.stack_trace[:MAX_STACK])
         if self._log.wants(log_event):
             self._log.write(
                 log_event,

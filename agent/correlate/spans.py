@@ -3,6 +3,7 @@
 from agent.correlate import ids
 from agent.correlate.attempt import Ending
 from agent.correlate.labels import Labels
+from agent.correlate.limits import MAX_MESSAGE, MAX_STACK
 from agent.correlate.settlement import Settled
 from agent.otlp.span import (
     EVENT_ATTRIBUTE_FIELD,
@@ -20,8 +21,6 @@ from agent.otlp.span import (
 from agent.otlp.wire import Attribute
 
 MAX_STATUS_MESSAGE = 1024
-MAX_MESSAGE = 4096
-MAX_STACK = 16 * 1024
 _NANOSECONDS = 1e9
 
 

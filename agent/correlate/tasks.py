@@ -12,6 +12,7 @@ from agent.correlate.attempts import AttemptTable
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.counters import LATE, UNATTRIBUTED, Counters
 from agent.correlate.family import Family
+from agent.correlate.limits import MAX_NAME
 from agent.correlate.mender import Mender
 from agent.correlate.origin import read_origin
 from agent.correlate.process import Life, Process, Processes
@@ -28,8 +29,6 @@ REPAIR_PATIENCE_SECONDS = 3.0
 """How long an attempt waits for what its task's record says: many reads, or one outage of Redis that is short."""
 MOST_DUE = 5000
 """Attempts concluded in one tick: about 150 ms, so that a great loss does not stop us from listening."""
-MAX_NAME = 255
-"""Characters of a task's, queue's or worker's name: they are kept for every series."""
 
 _NOT_DELAYED = b'"notBefore":null'
 

@@ -13,6 +13,7 @@ from agent.core.clock import NANOSECONDS
 from agent.correlate import ids, logs
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.keep import Keeper
+from agent.correlate.limits import MAX_MESSAGE, MAX_NAME
 from agent.correlate.logs import event
 from agent.correlate.origin import Origin
 from agent.correlate.recorder import Recorder
@@ -46,8 +47,6 @@ _LOGS = {
 }
 MAX_EVENTS = 128
 """Events of a span (the SDKs' default limit); a run of many steps keeps its first ones."""
-_MAX_ERROR = 4096
-MAX_NAME = 255
 MAX_ORIGINS = 10_000
 """Runs whose tasks were heard and no signal yet; beyond that the one heard of first is forgotten."""
 
@@ -195,7 +194,7 @@ class Workflows:
             extra += _LOG_REASON.text(reason)
             because = f" ({reason})"
         if metadata and metadata.error:
-            extra += _LOG_MESSAGE.text(metadata.error[:_MAX_ERROR])
+            extra += _LOG_MESSAGE.text(metadata.error[:MAX_MESSAGE])
             because = ": " + metadata.error.partition("\n")[0][: logs.MAX_BODY_ERROR]
         at = f" at step {step}" if step else ""
         self._recorder.log.write(
