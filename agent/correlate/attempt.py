@@ -108,6 +108,7 @@ class Mark:
     REPORTED = 1024  # as running for long
     START_READ = 2048  # its start comes from the record, which is a few milliseconds off
     UNSURE = 4096  # its record was read and proves nothing
+    ROOTED = 8192  # the root of its trace was told with another delivery
 
 
 NEVER_STARTED = -1

@@ -45,8 +45,10 @@ class Settler:
         # The first delivery of the first attempt brings the trace's root along; if it is not kept, the first that is.
         with_send = bool(origin.enqueued_ns) and not ancestry.traced
         if with_send:
-            first = not attempt.number and not attempt.delivery and self._attempts.once(("send", task_id), now_ns)
-            with_send = first or self._attempts.withheld(task_id)
+            first = not (attempt.number or attempt.delivery or attempt.marks & Mark.ROOTED)
+            with_send = (first and self._attempts.once(("send", task_id), now_ns)) or self._attempts.withheld(task_id)
+            for other in self._attempts.of(task_id):
+                other.marks |= Mark.ROOTED
         kept = self._recorder.settled(settled, now_ns, with_send=with_send)
         if with_send and kept:
             self._attempts.release(task_id)

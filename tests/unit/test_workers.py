@@ -452,3 +452,10 @@ def test_names_are_cut_before_they_are_kept() -> None:
     heard = Heard().hear(Story("w" * 1000).run(task=envelope(name="n" * 100_000, queue="q" * 1000)))
     assert len(found(heard.span("process"))["stem.task"]) == 255
     assert len(found(heard.span("process"))["stem.worker.id"]) == 255
+
+
+def test_two_deliveries_that_end_long_after_each_other_have_one_root() -> None:
+    story, elsewhere, heard = Story(), Story("worker-2", "pod-2"), Heard()
+    payloads = story.run(run_s=110)
+    heard.hear([*payloads[:2], *elsewhere.run()]).pass_time(100).hear(payloads[2:])
+    assert len([span for span in heard.spans if span.name.startswith("send")]) == 1
