@@ -182,11 +182,13 @@ def _nobodys(truth: Truth, spans: list[Seen]) -> tuple[list[Seen], list[Seen]]:
 
 
 def _take(told: Told, spans: list[Seen], *, by_start: bool) -> None:
-    for seen in spans:
-        if not by_start or any(seen.near(seen.start_us, start) for start in told.starts_us):
-            spans.remove(seen)
-            told.seen = seen
-            return
+    def off_us(seen: Seen) -> int:
+        return min(abs(seen.start_us - start) for start in told.starts_us)
+
+    near = [seen for seen in spans if not by_start or off_us(seen) <= seen.tolerance_us]
+    if near:
+        told.seen = min(near, key=off_us)  # copies of a task may start within a millisecond of each other
+        spans.remove(told.seen)
 
 
 def parents(task: TaskTruth, *, blind: bool) -> set[bytes]:

@@ -54,7 +54,9 @@ def _waits(sink: Sink, told: Sequence[Told], *, blind: bool) -> Row:
         near = [seen for seen in left.get(each.key, []) if seen.near(seen.end_us, each.attempt.started_us)]
         if not near:
             continue
-        seen = near[0]
+        # Copies of a task may start within a millisecond of each other: a wait ends where its own attempt starts.
+        start_us = each.seen.start_us if each.seen else each.attempt.started_us
+        seen = min(near, key=lambda candidate: abs(candidate.end_us - start_us))
         left[each.key].remove(seen)
         each.wait_us = seen.start_us
         if differs := list(_wrong_wait(each, seen, blind=blind)):
