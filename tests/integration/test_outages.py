@@ -17,7 +17,7 @@ from agent.receivers.stem_signals.config import StemSignalsConfig
 from agent.receivers.stem_signals.receiver import StemSignalsReceiver
 from agent.receivers.stem_signals.session import SessionEnd
 from agent.stem.channels import signal_channel
-from agent.stem.wire import Fact, Gap, Outage, Signal
+from agent.stem.wire import Fact, Gap, Outage, ServerClock, Shed, Signal
 from agent.telemetry.events import Telemetry
 from tests.conftest import until
 from tests.integration.test_whole_path import publish
@@ -32,13 +32,15 @@ class Ear:
 
     def __init__(self, url: str, namespace: str, **options: Any) -> None:
         self.facts: list[Fact] = []
+        self.clocks: list[ServerClock] = []
         self.telemetry = Telemetry()
         given = {"initial_backoff": "5ms", "max_backoff": "20ms", **options}
         config = StemSignalsConfig.model_validate({"url": url, "namespace": namespace, **given})
         self.receiver = StemSignalsReceiver("stem_signals", config, self, self.telemetry, CLOCK)
 
     def consume_facts(self, facts: Sequence[Fact], _zone: Any) -> None:
-        self.facts += facts
+        self.clocks += [fact for fact in facts if isinstance(fact, ServerClock)]
+        self.facts += [fact for fact in facts if not isinstance(fact, ServerClock)]
 
     @property
     def connection(self) -> Any:
@@ -125,6 +127,35 @@ async def test_signals_that_wait_to_be_decoded_are_handed_on_before_the_outage_t
     await until(lambda: len(ear.outages) == 2)
     assert ear.numbers == list(range(1, 2001))
     assert ear.story == ["Signal", "outage", "over"]
+
+
+async def test_the_servers_clock_is_read_with_every_subscription(
+    redis_url: str, client: "redis.asyncio.Redis", listen: Listen, namespace: str
+) -> None:
+    ear = await listen(redis_url)
+    await client.client_kill_filter(_type="pubsub")
+    await until(lambda: len(ear.clocks) == 2)
+    assert {clock.namespace for clock in ear.clocks} == {namespace}
+    assert all(abs(clock.offset_ns) < 50_000_000 for clock in ear.clocks), "it is this machine's own"
+
+
+async def test_what_is_thrown_away_unread_is_told_for_repair_and_counted_once(
+    redis_url: str, client: "redis.asyncio.Redis", listen: Listen, namespace: str
+) -> None:
+    story = Story(namespace=namespace)
+    ear = await listen(redis_url, max_payload="2KiB")
+    first, large, undecodable, last = beats(story, 4)
+    large = large[:-1] + b',"padding":"%b"}' % (b"x" * 4096)
+    undecodable = undecodable.replace(b'"occurredAt"', b'"occurred"')
+    await publish(client, namespace, [first, large, undecodable, last])
+    await until(lambda: any(isinstance(fact, Shed) for fact in ear.facts))
+    await ear.receiver.stop(1)
+    assert ear.numbers == [1, 4]
+    assert {(fact.emitter, fact.boot) for fact in ear.facts if isinstance(fact, Shed)} == {
+        ("pod-1", story.recorded.composer.boot)
+    }
+    assert ear.telemetry.counted("stem_agent.signals.lost") == 2
+    assert ear.telemetry.counted("stem_agent.signals.gaps") == 0
 
 
 async def test_a_stop_is_no_outage(redis_url: str, listen: Listen) -> None:

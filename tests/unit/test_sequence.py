@@ -282,3 +282,11 @@ def test_a_backlog_counts_what_a_message_really_costs() -> None:
     backlog = Backlog(1 << 20, lambda _channel, _payload: None)
     backlog.push(b"channel", b"payload")
     assert backlog.bytes == 14 + MESSAGE_OVERHEAD
+
+
+def test_an_absurd_number_does_not_make_its_emitter_deaf() -> None:
+    tracker = SequenceTracker()
+    assert [tracker.observe("stem", "pod-1", "b", seq, 0) for seq in (1, 1 << 62, 2, 3, 2)] == [
+        *(True, True, True, True),
+        False,
+    ]

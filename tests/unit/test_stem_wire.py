@@ -234,3 +234,30 @@ def test_numbers_are_taken_once_by_many_threads() -> None:
     with ThreadPoolExecutor(8) as pool:
         list(pool.map(lambda _: story.recorded.heartbeat(), range(4000)))
     assert sorted(json.loads(payload)["seq"] for payload in story.payloads) == list(range(1, 4001))
+
+
+@pytest.mark.parametrize(
+    ("text", "read"),
+    [
+        (r"cut \ud83d", "cut \ufffd"),
+        (r"\ude00 cut", "\ufffd cut"),
+        (r"\ud83d\ude00 \ud83d", "\U0001f600 \ufffd"),
+    ],
+)
+def test_half_a_surrogate_pair_costs_that_character(text: str, read: str) -> None:
+    """Dart writes it for text that was cut in the middle of an emoji."""
+    payload = (
+        '{"eventName":"task-failed","occurredAt":"2026-04-23T10:00:00Z","attributes":{"taskId":"t","error":"'
+        + text
+        + '"}}'
+    )
+    assert decode_signal(payload.encode()).attributes.error == read
+
+
+def test_an_absurd_drift_costs_that_drift() -> None:
+    payload = (
+        b'{"eventName":"schedule-entry-dispatched","occurredAt":"2026-04-23T10:00:00Z",'
+        b'"attributes":{"entryId":"nightly","driftMs":1' + b"0" * 400 + b"}}"
+    )
+    signal = decode_signal(payload)
+    assert (signal.attributes.entry_id, signal.attributes.drift_ms) == ("nightly", None)
