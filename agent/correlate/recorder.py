@@ -52,7 +52,7 @@ class Recorder:
             now_ns=now_ns, cardinality_limit=config.cardinality_limit, series_ttl=config.series_ttl
         )
         self._config = config
-        self._keeper = Keeper(config.keep)
+        self.keeper = Keeper(config.keep)
         self._labels = LabelCache(semconv_names=config.span_name == "semconv", per_worker=config.per_worker)
         self._instruments = instruments = task_instruments(per_worker=config.per_worker)
         self._end_counters = {
@@ -99,7 +99,7 @@ class Recorder:
         exemplar = None
         trace_state = None
         if settled.origin.sampled or not self._config.honor_sampled:
-            trace_state = self._keeper.keep(settled, now_ns)
+            trace_state = self.keeper.keep(settled, now_ns)
         if trace_state is not None:
             exemplar = Exemplar(settled.trace_id, settled.span_id)
             if with_send:
@@ -157,7 +157,7 @@ class Recorder:
         kept: bool | None = None,
     ) -> None:
         frame = self._frame
-        if frame is None or frame.attempt is not attempt or frame.origin is not attempt.origin or not self._keeper.all:
+        if frame is None or frame.attempt is not attempt or frame.origin is not attempt.origin or not self.keeper.all:
             frame = self._frame = self._frame_of(attempt, settled, kept=kept)
         if attempt.marks & Mark.REPAIRED:
             extra += logs.SOURCE_REPAIR
@@ -175,9 +175,9 @@ class Recorder:
         origin = attempt.origin or UNKNOWN_ORIGIN
         trace_id = settled.trace_id if settled else origin.trace_id(attempt.task_id)
         span_id, flags = settled.span_id if settled else attempt.span_id, origin.flags
-        if not self._keeper.all:
+        if not self.keeper.all:
             if kept is None:  # not decided yet: only the trace id promises anything
-                kept = origin.sampled and self._keeper.by_trace(trace_id, origin.lineage.trace_state)
+                kept = origin.sampled and self.keeper.by_trace(trace_id, origin.lineage.trace_state)
             if not kept:  # a record must not point to a span that nobody has
                 span_id, flags = b"", _UNSAMPLED
         attributes = self._labels_of(attempt).log + logs.attempt_attributes(attempt)

@@ -12,7 +12,6 @@ from msgspec import Struct
 from agent.core.clock import NANOSECONDS
 from agent.correlate import ids, logs
 from agent.correlate.config import CorrelateConfig
-from agent.correlate.keep import Keeper
 from agent.correlate.limits import MAX_MESSAGE, MAX_NAME
 from agent.correlate.logs import event
 from agent.correlate.origin import Origin
@@ -90,7 +89,6 @@ class Workflows:
 
     def __init__(self, config: CorrelateConfig, recorder: Recorder) -> None:
         self._recorder = recorder
-        self._keeper = Keeper(config.keep)
         self._honor_sampled = config.honor_sampled
         self._settle_ns = int(config.settle * NANOSECONDS)
         self._settled_ttl_ns = int(config.settled_ttl * NANOSECONDS)
@@ -178,7 +176,7 @@ class Workflows:
         if not origin.sampled and self._honor_sampled:
             return
         failed = run.failures > 0 or run.status != _ENDS[COMPLETED]
-        trace_state = self._keeper.keep_run(trace_id, origin.lineage.trace_state, failed=failed)
+        trace_state = self._recorder.keeper.keep_run(trace_id, origin.lineage.trace_state, failed=failed)
         if trace_state is not None:
             self._recorder.spans.append(_span(run, origin, trace_id, trace_state))
 
