@@ -115,7 +115,9 @@ async def _play(plot: "Plot", console: Console, *, plain: bool) -> "Result":
 
             stage = Stage(plot, say=say, show=show, interval=_LIVE_SECONDS)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup: it is to go on without its terminal
             loop.add_signal_handler(number, stage.stopped.set)
         return await stage.play()
 

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 import os
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -132,8 +133,9 @@ class Stage:
         async with contextlib.AsyncExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stem-agent-demo-")))
             address = directory / "valkey.url"
+            # Asked to end, not killed: its server and its data would be left behind.
             valkey = await stack.enter_async_context(
-                spawn("valkey", ["agent.demo.valkey", str(address)], directory, keep=plot.keep)
+                spawn("valkey", ["agent.demo.valkey", str(address)], directory, keep=plot.keep, dying=signal.SIGTERM)
             )
             url = await valkey.announced(address)
             sink = Sink()
