@@ -152,7 +152,7 @@ async def test_under_faults_nothing_that_arrives_is_wrong_and_every_noticeable_l
     printed = await play(start, "--duration", "4s", "--faults", "loss=5%,dup=5%,kill-worker=1.5s")
     assert "nothing that arrived is wrong, doubled or invented" in printed
     assert "DIFFERS" not in printed
-    told = re.search(r"faults: (\d+) signals lost, (\d+) doubled, (\d+) workers? killed", printed)
+    told = re.search(r"faults: (\d+) signals lost, (\d+) signals? doubled, (\d+) workers? killed", printed)
     assert told
     assert all(int(number) for number in told.groups())
     row = next(line for line in printed.splitlines() if "signals lost, and noticed" in line)
