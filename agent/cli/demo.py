@@ -149,12 +149,15 @@ def _report(console: Console, result: "Result") -> None:
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
     if not console.is_terminal:
         console.width = _UNCUT_WIDTH
-    for row in result.rows:
+    shown = [row for row in result.rows if row.expected or row.received or not row.exact]
+    for row in shown:
         mark = "ok" if row.exact else "DIFFERS"
         if result.plot.faults.any and row.true and not row.exact:
             mark = "missing" if row.received < row.expected else "ok"
         table.add_row(_label(row.what), str(row.expected), str(row.received), str(row.incomplete), str(row.wrong), mark)
     console.print(table)
+    if hidden := len(result.rows) - len(shown):
+        console.print(f"rows that are 0 on both sides, and not shown: {hidden}", highlight=False)
     for text in _summary(result):
         console.print(text, highlight=False, soft_wrap=True)
 

@@ -120,6 +120,15 @@ def test_without_a_terminal_nothing_is_cut() -> None:
     assert any(what in each and each.endswith("ok") for each in text)
 
 
+def test_a_row_in_which_nothing_was_and_nothing_came_is_not_shown() -> None:
+    rows = [Row("nothing", 0, 0), Row("invented", 0, 0, wrong=1), Row("missing", 1, 0), Row("doubled", 0, 1)]
+    text = "\n".join(reported(Plot(), rows))
+    assert all(row.what in text for row in rows[1:])
+    assert not re.search("^nothing ", text, re.MULTILINE)
+    assert "rows that are 0 on both sides, and not shown: 1" in text
+    assert "not shown" not in "\n".join(reported(Plot(), rows[1:]))
+
+
 def test_the_summary_says_which_faults_there_were() -> None:
     plot = Plot(faults=Faults(loss=0.01))
     assert "faults: none happened" in reported(plot, [], truth=Truth())
