@@ -18,6 +18,7 @@ from agent.settings.types import parse_duration, parse_endpoint
 
 if TYPE_CHECKING:
     from agent.demo.stage import Plot, Result
+    from agent.demo.truth import Truth
     from agent.demo.view import Snapshot
 
 _DEFAULT_DURATION = "30s"
@@ -26,6 +27,8 @@ _LIVE_SECONDS = 0.5
 _PLAIN_SECONDS = 2.0
 _MIN_WIDTH, _MIN_HEIGHT = 110, 30
 _REPORT_WIDTH = 80
+_UNCUT_WIDTH = 200
+"""Wider than any table: where no terminal says how wide it is, nothing is cut."""
 
 
 def _duration(text: str) -> float | None:
@@ -57,7 +60,8 @@ def demo(
     workers: int = typer.Option(3, min=1, help="Simulated workers."),
     faults: str = typer.Option(
         "",
-        help="What goes wrong: loss=1%,dup=1%,shuffle=80ms of the signals, kill-worker (every 5 s, or kill-worker=3s).",
+        help="What goes wrong, such as loss=1%,dup=1%,shuffle=80ms of the signals, skew=90s of the clocks, cut, "
+        "kill-worker, restart-agent; cut=3s, kill-worker=5s, restart-agent=7s say how often.",
     ),
     endpoint: str | None = typer.Option(
         None, help="Also send to this OTLP/HTTP base URL; OTEL_EXPORTER_OTLP_HEADERS is sent along."
@@ -115,7 +119,9 @@ async def _play(plot: "Plot", console: Console, *, plain: bool) -> "Result":
 
             stage = Stage(plot, say=say, show=show, interval=_LIVE_SECONDS)
         loop = asyncio.get_running_loop()
-        for number in (signal.SIGINT, signal.SIGTERM):
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number == signal.SIGHUP and signal.getsignal(number) == signal.SIG_IGN:
+                continue  # nohup: it is to go on without its terminal
             loop.add_signal_handler(number, stage.stopped.set)
         return await stage.play()
 
@@ -141,15 +147,25 @@ def _report(console: Console, result: "Result") -> None:
     )
     for heading in ("", "fleet", "endpoint", "partial", "wrong", ""):
         table.add_column(heading, justify="right" if heading else "left", no_wrap=True)
-    for row in result.rows:
+    if not console.is_terminal:
+        console.width = _UNCUT_WIDTH
+    shown = [row for row in result.rows if row.expected or row.received or not row.exact]
+    for row in shown:
         mark = "ok" if row.exact else "DIFFERS"
         if result.plot.faults.any and row.true and not row.exact:
             mark = "missing" if row.received < row.expected else "ok"
-        what = row.what.removeprefix("counter ").removeprefix("histogram ")  # a metric's name says it
-        table.add_row(what, str(row.expected), str(row.received), str(row.incomplete), str(row.wrong), mark)
+        table.add_row(_label(row.what), str(row.expected), str(row.received), str(row.incomplete), str(row.wrong), mark)
     console.print(table)
+    if hidden := len(result.rows) - len(shown):
+        console.print(f"rows that are 0 on both sides, and not shown: {hidden}", highlight=False)
     for text in _summary(result):
         console.print(text, highlight=False, soft_wrap=True)
+
+
+def _label(what: str) -> str:
+    """Return what a row is about, short enough for 80 columns."""
+    what = what.removeprefix("counter ").removeprefix("histogram ")  # a metric's name says it
+    return what.replace("told by a second agent, too", "told twice")
 
 
 def _summary(result: "Result") -> list[str]:
@@ -163,8 +179,9 @@ def _summary(result: "Result") -> list[str]:
         lines.append(f"exit code {EXIT_LOST}: the agent knows that something was lost{why}")
     lines.append(f"{many(signals.sent, 'signal')}, {signals.dropped} of them dropped by the emitters")
     if faults.any:
-        killed = many(len(truth.killed_workers), "worker")
-        lines.append(f"faults: {many(signals.lost, 'signal')} lost, {signals.doubled} doubled, {killed} killed")
+        lines += wrap(f"faults: {_happened(truth)}", _REPORT_WIDTH, subsequent_indent="  ")
+    if result.repaired:
+        lines.append(f"{many(result.repaired, 'attempt')} repaired: their ends were read from the result records")
     if result.kept:
         lines.append(f"redis is left running: {result.kept}")
     of = f"{many(len(truth.tasks), 'task')} and {many(len(truth.attempts), 'attempt')}"
@@ -176,6 +193,22 @@ def _summary(result: "Result") -> list[str]:
     else:
         lines.append(f"every one of {of} is accounted for")
     return lines + _backend(result)
+
+
+def _happened(truth: "Truth") -> str:
+    """Return which faults there were: chance may have had none of those that were asked for."""
+    from agent.demo.screen import many  # noqa: PLC0415 - see above
+
+    signals, off_s = truth.signals, max(map(abs, truth.skews.values()), default=0)
+    counts = {
+        f"{many(signals.lost, 'signal')} lost": signals.lost,
+        f"{many(signals.doubled, 'signal')} doubled": signals.doubled,
+        f"{many(len(truth.killed_workers), 'worker')} killed": len(truth.killed_workers),
+        f"{many(truth.cuts, 'connection')} cut": truth.cuts,
+        many(truth.agents - 1, "agent restart"): truth.agents - 1,
+        f"clocks off by up to {off_s:.0f} s": round(off_s),
+    }
+    return ", ".join(text for text, count in counts.items() if count) or "none happened"
 
 
 def _backend(result: "Result") -> list[str]:

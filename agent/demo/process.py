@@ -2,16 +2,18 @@
 
 import asyncio
 import contextlib
+import ctypes
 import os
 import signal
 import sys
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from pathlib import Path
 
 import redis.asyncio
 
 STARTUP_SECONDS = 15.0
 STOP_SECONDS = 30.0
+_PR_SET_PDEATHSIG = 1
 
 
 class DemoError(Exception):
@@ -74,12 +76,19 @@ class Process:
 
 @contextlib.asynccontextmanager
 async def spawn(
-    name: str, module: Sequence[str], directory: Path, *, environ: Mapping[str, str] | None = None, keep: bool = False
+    name: str,
+    module: Sequence[str],
+    directory: Path,
+    *,
+    environ: Mapping[str, str] | None = None,
+    keep: bool = False,
+    dying: signal.Signals = signal.SIGKILL,
 ) -> AsyncIterator[Process]:
     """Run a Python module as long as the context lasts; what it prints goes to `<name>.log` in the directory.
 
     None of the user's own variables reach it, but for those in `environ`: the demo must neither obey them nor send
-    anything to their backend. With `keep` it is left running when the context ends without an error.
+    anything to their backend. With `keep` it is left running when the context ends without an error, or when this
+    process is killed; any other child ends with this process, where the platform can do that, by the signal `dying`.
     """
     log = directory / f"{name}.log"
     with log.open("wb") as stream:
@@ -91,6 +100,7 @@ async def spawn(
             stderr=stream,
             start_new_session=True,
             env={**own, **(environ or {})},
+            preexec_fn=None if keep else _bound(dying),
         )
         try:
             yield Process(name, child, log)
@@ -105,6 +115,23 @@ async def spawn(
                 except TimeoutError:
                     child.kill()
                     await child.wait()
+
+
+def _bound(dying: signal.Signals) -> Callable[[], None] | None:
+    """Return what a child calls before it begins, so that Linux sends it `dying` when this process is no more.
+
+    Nobody else would end it: it has a session of its own, and who was killed stops nothing in order.
+    """
+    if sys.platform != "linux":
+        return None
+    prctl, parent = ctypes.CDLL(None).prctl, os.getpid()  # here: after a fork nothing should be imported or loaded
+
+    def bind() -> None:
+        prctl(_PR_SET_PDEATHSIG, int(dying))
+        if os.getppid() != parent:  # it died before the kernel was told
+            os._exit(1)
+
+    return bind
 
 
 async def subscribed(url: str, agent: Process) -> None:

@@ -1,6 +1,7 @@
 """The demo's screen: a `Snapshot` as rich renderables, and as one line where there is no terminal."""
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from itertools import groupby
 
 from rich.console import Group, RenderableType
@@ -12,10 +13,10 @@ from agent.demo.view import Segment, Snapshot, TaskLine, Trace, WorkerLine
 
 TRACES = 12
 WORKERS = 5
-"""Lines of the panel of workers, as many as the other panels beside it have."""
+"""Lines of the panel of workers, as many as those beside it have; more if there are, and the screen is high enough."""
 _AROUND, _MOST_LINES = 11, 18
 """Lines that are no waterfall: headline, panels, borders, and one for the cursor; and lines that are, at most."""
-_PANELS = (40, 38, 32)
+_PANELS = (40, 37, 33)
 """Shares of the width, which on the narrowest screen (110) are columns: so wide are the usual contents."""
 _ID_WIDTH, _NAME_WIDTH, _TOOK_WIDTH, _STATES_WIDTH = 8, 22, 6, 24
 _MARKS = {
@@ -25,6 +26,7 @@ _MARKS = {
     "retried": ("▚", "yellow"),
     "failed": ("X", "red"),
     "cancelled": ("/", "magenta"),
+    "lost": ("!", "bold red"),
     "unknown": ("?", "white"),
 }
 """A character each, for those who see no colours."""
@@ -33,10 +35,8 @@ _MARKS = {
 def line(snapshot: Snapshot) -> str:
     """Return the snapshot as a plain line of at most 80 columns."""
     when = "the end" if snapshot.over else f"{snapshot.elapsed_s:5.0f} s"
-    return (
-        f"{when} {snapshot.attempts:7} attempts {snapshot.spans:7} spans {snapshot.log_records:7} log records  "
-        f"{snapshot.signals_lost} signals lost"
-    )
+    did = f"{snapshot.attempts:6} attempts {snapshot.spans:7} spans {snapshot.log_records:7} logs"
+    return f"{when} {did} {snapshot.signals_lost} signals lost, {snapshot.repaired} repaired"
 
 
 def screen(snapshot: Snapshot, headline: str, *, width: int, height: int) -> RenderableType:
@@ -44,20 +44,25 @@ def screen(snapshot: Snapshot, headline: str, *, width: int, height: int) -> Ren
     top = Table.grid(expand=True)
     for ratio in _PANELS:
         top.add_column(ratio=ratio)
+    spare = height - _AROUND - _MOST_LINES
+    lines = min(max(len(snapshot.workers), WORKERS), WORKERS + max(spare, 0))
+    panel = partial(Panel, border_style="blue", height=lines + 2)
     top.add_row(
-        Panel(_indicators(snapshot), title="key indicators", border_style="blue"),
-        Panel(_workers(snapshot.workers, over=snapshot.over), title="workers", border_style="blue"),
-        Panel(_agent(snapshot), title="the agent", border_style="blue"),
+        panel(_indicators(snapshot), title="key indicators"),
+        panel(_workers(snapshot.workers, lines, over=snapshot.over), title="workers"),
+        panel(_agent(snapshot), title="the agent"),
     )
     waterfalls = _waterfalls(snapshot.traces, width=width, lines=min(max(height - _AROUND, 1), _MOST_LINES))
     return Group(Text(headline, style="bold", no_wrap=True, overflow="ellipsis"), top, waterfalls)
 
 
 def seconds(value: float | None) -> str:
-    """Return `35 ms`, `1.2 s`, or `-` for what nobody knows."""
+    """Return `35 ms`, `1.2 s`, `135 s`, or `-` for what nobody knows."""
     if value is None:
         return "-"
-    return f"{value * 1000:.0f} ms" if round(value * 1000) < 1000 else f"{value:.1f} s"  # noqa: PLR2004 - a second
+    if round(value * 1000) < 1000:  # noqa: PLR2004 - a second
+        return f"{value * 1000:.0f} ms"
+    return f"{value:.{int(round(value, 1) < 100)}f} s"  # noqa: PLR2004 - three digits are enough
 
 
 def many(number: int, noun: str) -> str:
@@ -100,23 +105,23 @@ def _indicators(snapshot: Snapshot) -> Table:
     return grid
 
 
-def _workers(workers: list[WorkerLine], *, over: bool) -> Table:
+def _workers(workers: list[WorkerLine], lines: int, *, over: bool) -> Table:
     table = _grid(4)
-    shown = workers if len(workers) <= WORKERS else workers[: WORKERS - 1]
+    shown = workers
+    if len(workers) > lines:
+        shown = sorted(workers, key=lambda worker: (worker.up, -(worker.inflight or 0)))[: lines - 1]
     for worker in shown:
-        if over and worker.up:  # nobody reports a worker that took its leave: what was last heard of it is no longer so
+        if over and worker.up:  # it took its leave: what was last heard of it is no longer so
             table.add_row(worker.name, Text("stopped", style="dim"))
             continue
-        up = Text("up", style="green") if worker.up else Text("down", style="bold red")
+        up = Text("up", style="green") if worker.up else Text("lost", style="bold red")
         busy = "-" if worker.inflight is None else f"{worker.inflight:2} busy"
         table.add_row(worker.name, up, busy, f"beat {seconds(worker.heartbeat_age_s)}")
     if not workers:
         table.add_row(Text("no heartbeat yet", style="dim"))
-    if more := workers[len(shown) :]:
-        down = sum(not worker.up for worker in more)
-        table.add_row(Text(f"+{len(more)} more", style="dim"), Text(f"{down} down", style="bold red") if down else "")
-    for _ in range(WORKERS - table.row_count):  # as high as its neighbours
-        table.add_row("")
+    if more := len(workers) - len(shown):
+        lost = sum(not worker.up for worker in workers) - sum(not worker.up for worker in shown)
+        table.add_row(Text(f"+{more} more", style="dim"), Text(f"{lost} lost", style="bold red") if lost else "")
     return table
 
 
@@ -125,12 +130,12 @@ def _agent(snapshot: Snapshot) -> Table:
     grid = _pairs(
         ("signals", f"{snapshot.signals_per_s:.0f}/s" + (f", {doubled} doubled" if doubled else "")),
         ("cost", f"{snapshot.cpu_share:.1%} CPU, {snapshot.rss_mib:.0f} MiB"),
-        ("spans", f"{snapshot.spans:,} delivered"),
-        ("logs", f"{snapshot.log_records:,} delivered"),
+        ("spans", f"{snapshot.spans:,}  logs {snapshot.log_records:,}"),
     )
     lost = f"{snapshot.signals_lost} signals, {snapshot.items_dropped} items"
     style = "bold red" if snapshot.signals_lost or snapshot.items_dropped else "green"
     grid.add_row("lost", Text(lost, style=style))
+    grid.add_row("repaired", many(snapshot.repaired, "attempt"))
     return grid
 
 
@@ -174,7 +179,7 @@ def _waterfalls(traces: list[Trace], *, width: int, lines: int) -> Panel:
 
 def _task(trace: Trace, task: TaskLine, index: int, bar_width: int) -> tuple[RenderableType, ...]:
     segments = task.with_back_offs()
-    took = (segments[-1].end_ns - segments[0].start_ns) / 1e9
+    took = (max(each.end_ns for each in segments) - min(each.start_ns for each in segments)) / 1e9
     label = Text(trace.trace_id[-_ID_WIDTH:] if index == 0 else "", style="dim")
     name = Text(f"{'└ ' if index else ''}{task.name}")
     return label, name, bar(segments, *trace.bounds, bar_width), seconds(took), states(task.states)

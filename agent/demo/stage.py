@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import math
 import os
+import signal
 import tempfile
 from collections import Counter
 from collections.abc import Awaitable, Callable
@@ -20,7 +21,7 @@ from agent.demo.reach import refusal
 from agent.demo.screen import TRACES, many
 from agent.demo.sink import Sink
 from agent.demo.truth import Truth, read_truth
-from agent.demo.view import Snapshot, View
+from agent.demo.view import Snapshot, View, repaired
 
 BACKEND = "otlp_http/backend"
 # The user's own, for `--endpoint`; never an endpoint, nor a resource.
@@ -79,7 +80,8 @@ class Result:
 
     `examples` say of single attempts and items what differs. Where agents followed one another, `cpu_s` is of all of
     them, the rest of the last. `backend` counts what became of the items that were for the user's own endpoint;
-    `refusal` says why that took no connection in the end, if it did not take everything.
+    `refusal` says why that took no connection in the end, if it did not take everything. Of the `repaired` attempts
+    the result records told the end.
     """
 
     plot: Plot
@@ -92,6 +94,7 @@ class Result:
     rss_mib: float
     agent_log: str
     backend: Counter[str]
+    repaired: int
     refusal: str | None
     kept: str | None
 
@@ -132,8 +135,9 @@ class Stage:
         async with contextlib.AsyncExitStack() as stack:
             directory = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="stem-agent-demo-")))
             address = directory / "valkey.url"
+            # Asked to end, not killed: its server and its data would be left behind.
             valkey = await stack.enter_async_context(
-                spawn("valkey", ["agent.demo.valkey", str(address)], directory, keep=plot.keep)
+                spawn("valkey", ["agent.demo.valkey", str(address)], directory, keep=plot.keep, dying=signal.SIGTERM)
             )
             url = await valkey.announced(address)
             sink = Sink()
@@ -164,6 +168,7 @@ class Stage:
             return Result(
                 *(plot, done, compared.rows, compared.fidelity, compared.examples),
                 *(exit_code, *usage, agent.output(), backend),
+                repaired=repaired(sink),
                 refusal=await refusal(plot.endpoint) if plot.endpoint and short else None,
                 kept=f"{url} (process {valkey.pid}, yours to kill)" if plot.keep else None,
             )

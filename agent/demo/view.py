@@ -19,6 +19,7 @@ class Segment(NamedTuple):
     what: str
     start_ns: int
     end_ns: int
+    attempt: int = 0
 
 
 @dataclass(slots=True)
@@ -28,11 +29,17 @@ class TaskLine:
     name: str
     worker: str = ""
     segments: list[Segment] = field(default_factory=list)
+    parent: str = ""
 
     @property
     def ordered(self) -> list[Segment]:
-        """The segments as they were lived, which need not be as they arrived."""
-        return sorted(self.segments, key=lambda segment: segment.start_ns)
+        """The segments as they were lived, which need not be as they arrived, nor as differing clocks have it."""
+        return sorted(self.segments, key=lambda segment: (segment.attempt, segment.what != "wait", segment.start_ns))
+
+    @property
+    def start_ns(self) -> int:
+        """Its first moment."""
+        return min(segment.start_ns for segment in self.segments)
 
     @property
     def states(self) -> list[str]:
@@ -59,8 +66,16 @@ class Trace:
 
     @property
     def lines(self) -> list[TaskLine]:
-        """The tasks in the order in which they began."""
-        return sorted(self.tasks.values(), key=lambda line: min(segment.start_ns for segment in line.segments))
+        """The tasks in the order in which they began, but none before its parent: clocks may differ."""
+        return [self.tasks[task_id] for task_id in sorted(self.tasks, key=self._descent)]
+
+    def _descent(self, task_id: str) -> list[tuple[int, str]]:
+        """Return when each began, from the first ancestor that is known down to the task: parents sort first."""
+        path: list[tuple[int, str]] = []
+        while len(path) < len(self.tasks) and (line := self.tasks.get(task_id)):
+            path.append((line.start_ns, task_id))
+            task_id = line.parent
+        return path[::-1]
 
     @property
     def interest(self) -> int:
@@ -71,8 +86,8 @@ class Trace:
     @property
     def bounds(self) -> tuple[int, int]:
         """First and last moment, in nanoseconds."""
-        segments = [segment for line in self.tasks.values() for segment in line.segments]
-        return min(segment.start_ns for segment in segments), max(segment.end_ns for segment in segments)
+        lines = self.tasks.values()
+        return min(line.start_ns for line in lines), max(each.end_ns for line in lines for each in line.segments)
 
 
 class WorkerLine(NamedTuple):
@@ -103,6 +118,7 @@ class Snapshot:
     ends: Counter[str]
     workers: list[WorkerLine]
     signals_lost: int
+    repaired: int
     duplicates: int
     items_dropped: int
     cpu_share: float
@@ -133,6 +149,7 @@ class View:
         self._traces: OrderedDict[str, Trace] = OrderedDict()
         self._first: _Sample | None = None
         self._samples: deque[_Sample] = deque()
+        self._workers: dict[str, WorkerLine] = {}
 
     def look(self, now: float, *, cpu_s: float, rss_mib: float, traces: int, over: bool = False) -> Snapshot:
         """Return what there is to see `now` seconds after the start, with up to `traces` of the newest traces."""
@@ -169,8 +186,9 @@ class View:
             wait_p95_s=quantile(0.95, bounds, recent),
             retry_share=(sample.retried - first.retried) / started if started else None,
             ends=_ends(sink),
-            workers=_workers(sink),
+            workers=self._look_at_workers(over=over),
             signals_lost=sink.own("stem_agent.signals.lost").total(),
+            repaired=repaired(sink),
             duplicates=sink.own("stem_agent.signals.duplicates").total(),
             items_dropped=sink.own("stem_agent.items.dropped").total(),
             cpu_share=(cpu_s - first.cpu_s) / seconds,
@@ -192,9 +210,18 @@ class View:
         if role == "process":
             what = found.get("stem.task.state", "unknown")
             line.name, line.worker = name, found.get("stem.worker.id", "")
-        line.segments.append(Segment(what, span.start_time_unix_nano, span.end_time_unix_nano))
+        line.parent = found.get("stem.parent_task_id", line.parent)
+        number = found.get("stem.task.attempt", 0)
+        line.segments.append(Segment(what, span.start_time_unix_nano, span.end_time_unix_nano, number))
         while len(self._traces) > MAX_TRACES:
             self._traces.popitem(last=False)
+
+    def _look_at_workers(self, *, over: bool) -> list[WorkerLine]:
+        """Return the workers that the agent reports; when all is over, those that took their leave before, too."""
+        reported = _workers(self._sink)
+        self._workers.update(reported)
+        shown = self._workers if over else reported
+        return [shown[name] for name in sorted(shown, key=lambda name: (len(name), name))]  # worker-2 before worker-10
 
     def _newest(self, now: float, count: int, *, settled: float) -> list[Trace]:
         """Return traces that have come to rest, the newest of each kind; the most interesting if there are many."""
@@ -222,6 +249,11 @@ def quantile(share: float, bounds: tuple[float, ...], counts: list[int]) -> floa
     raise AssertionError("the ranks end with the counts")
 
 
+def repaired(sink: Sink) -> int:
+    """Return of how many attempts the agent read the end from the result record, as no signal of it came."""
+    return sink.own("stem_agent.repairs", "result")[("ended",)]
+
+
 def _buckets(metric: Any) -> tuple[tuple[float, ...], tuple[int, ...]]:
     """Return a histogram's bounds, and its counts over all series."""
     series = list(points(metric)) if metric else []
@@ -237,7 +269,7 @@ def _ends(sink: Sink) -> Counter[str]:
     return Counter({name: sink.sums(f"stem.tasks.{name}").total() for name in names})
 
 
-def _workers(sink: Sink) -> list[WorkerLine]:
+def _workers(sink: Sink) -> dict[str, WorkerLine]:
     def by_worker(name: str) -> dict[str, float]:
         metric = sink.metrics.get(name)
         found = ((attributes(point.attributes), point) for point in (points(metric) if metric else ()))
@@ -245,7 +277,7 @@ def _workers(sink: Sink) -> list[WorkerLine]:
 
     up = by_worker("stem.worker.up")
     age, inflight = by_worker("stem.worker.heartbeat.age"), by_worker("stem.worker.inflight")
-    return [
-        WorkerLine(name, bool(up[name]), age.get(name), int(inflight[name]) if name in inflight else None)
-        for name in sorted(up, key=lambda name: (len(name), name))  # worker-2 before worker-10
-    ]
+    return {
+        name: WorkerLine(name, bool(up[name]), age.get(name), int(inflight[name]) if name in inflight else None)
+        for name in up
+    }

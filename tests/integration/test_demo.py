@@ -4,30 +4,88 @@ import contextlib
 import os
 import pty
 import re
+import select
 import signal
 import struct
 import subprocess
 import sys
 import termios
+from collections.abc import Iterator
 from fcntl import ioctl
+from pathlib import Path
 
 import pyte
 import pytest
 import redis.asyncio
 
 from tests.conftest import ObservedSink
-from tests.integration.conftest import Start
+from tests.integration.conftest import Child, Start
+
+
+async def runs(demo: Child) -> None:
+    """Wait until the agent and the fleet run."""
+    assert demo.process.stdout
+    while b"agent and fleet run" not in (line := await demo.process.stdout.readline()):
+        assert line, "the demo ended by itself"
 
 
 async def test_ctrl_c_ends_the_demo_in_order(start: Start) -> None:
     demo = await start("demo", "--duration", "forever")
+    await runs(demo)
     assert demo.process.stdout
-    while b"agent and fleet run" not in (line := await demo.process.stdout.readline()):
-        assert line, "the demo ended by itself"
     os.killpg(demo.process.pid, signal.SIGINT)
     printed = (await demo.process.stdout.read()).decode()
     assert await demo.end() == 0, demo.output + printed
     assert "is accounted for" in printed
+
+
+def descendants(pid: int) -> Iterator[int]:
+    for child in map(int, Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()):
+        yield child
+        yield from descendants(child)
+
+
+def all_end(pidfds: list[int]) -> bool:
+    """Wait until all the processes have ended, and close the descriptors."""
+    ended = [bool(select.select([pidfd], [], [], 20)[0]) for pidfd in pidfds]
+    for pidfd in pidfds:
+        os.close(pidfd)
+    return all(ended)
+
+
+linux = pytest.mark.skipif(sys.platform != "linux", reason="elsewhere no child is bound to its parent")
+
+
+@linux
+async def test_who_kills_the_demo_kills_all_of_it(start: Start) -> None:
+    demo = await start("demo", "--duration", "forever")
+    await runs(demo)
+    pidfds = [os.pidfd_open(pid) for pid in descendants(demo.process.pid)]
+    assert len(pidfds) == 4, "Valkey and its parent, the agent, the fleet"
+    demo.process.kill()
+    assert all_end(pidfds)
+
+
+@linux
+def test_who_closes_the_terminal_ends_all_of_it() -> None:
+    terminal, end = pty.openpty()
+    command = [sys.executable, "-m", "agent", "demo", "--duration", "forever"]
+    with subprocess.Popen(
+        command,
+        stdin=end,
+        stdout=end,
+        stderr=end,
+        start_new_session=True,
+        env={"PATH": "/usr/bin:/bin"},
+        preexec_fn=lambda: ioctl(0, termios.TIOCSCTTY, 0),  # noqa: PLW1509 - only its own terminal hangs up on it
+    ) as demo:
+        os.close(end)
+        printed = b""
+        while b"agent and fleet run" not in printed:
+            printed += os.read(terminal, 1 << 16)
+        pidfds = [os.pidfd_open(pid) for pid in [demo.pid, *descendants(demo.pid)]]
+        os.close(terminal)
+        assert all_end(pidfds)
 
 
 async def test_the_demo_accounts_for_every_task(start: Start) -> None:
@@ -94,7 +152,7 @@ async def test_under_faults_nothing_that_arrives_is_wrong_and_every_noticeable_l
     printed = await play(start, "--duration", "4s", "--faults", "loss=5%,dup=5%,kill-worker=1.5s")
     assert "nothing that arrived is wrong, doubled or invented" in printed
     assert "DIFFERS" not in printed
-    told = re.search(r"faults: (\d+) signals lost, (\d+) doubled, (\d+) workers? killed", printed)
+    told = re.search(r"faults: (\d+) signals lost, (\d+) signals? doubled, (\d+) workers? killed", printed)
     assert told
     assert all(int(number) for number in told.groups())
     row = next(line for line in printed.splitlines() if "signals lost, and noticed" in line)

@@ -14,13 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from rich.console import Console
 
 from agent.demo.compare import Fidelity, Verdict, compare, examine
 from agent.demo.fleet.envelopes import due_at, from_fields, lineage_of, new_envelope, to_fields, uuid7
 from agent.demo.fleet.faults import Faults, FaultyEmitter, parse_faults
-from agent.demo.screen import bar, line, screen
+from agent.demo.screen import bar, line, screen, seconds
 from agent.demo.sink import Sink
 from agent.demo.truth import LOST, AttemptTruth, RunTruth, SignalsTruth, TaskTruth, Truth, Via
 from agent.demo.view import Segment, Snapshot, TaskLine, Trace, View, WorkerLine, quantile
@@ -457,8 +458,43 @@ def test_when_the_run_is_over_nothing_needs_to_come_to_rest_and_rates_are_of_all
 
 
 def test_attempts_are_in_the_order_of_their_lives_however_they_arrived() -> None:
-    late_first = [Segment("succeeded", 80, 100), Segment("wait", 70, 80), Segment("retried", 10, 40)]
+    late_first = [Segment("succeeded", 80, 100, 1), Segment("wait", 70, 80, 1), Segment("retried", 10, 40)]
     assert TaskLine("email.send", segments=late_first).states == ["retried", "succeeded"]
+
+
+def test_attempts_and_children_keep_their_order_where_clocks_differ() -> None:
+    slow = [Segment("succeeded", 5, 9, 1), Segment("wait", 1, 5, 1), Segment("retried", 90, 95)]
+    tasks = {
+        "grandchild": TaskLine("grandchild", segments=[Segment("succeeded", 0, 1)], parent="child"),
+        "child": TaskLine("child", segments=[Segment("succeeded", 2, 3)], parent="parent"),
+        "parent": TaskLine("parent", segments=slow, parent="unheard"),
+    }
+    trace = Trace("ab" * 16, 0.0, tasks)
+    assert [each.name for each in trace.lines] == ["parent", "child", "grandchild"]
+    assert trace.lines[0].states == ["retried", "succeeded"]
+
+
+@pytest.mark.parametrize(
+    ("value", "text"), [(0.0351, "35 ms"), (1.24, "1.2 s"), (99.94, "99.9 s"), (99.96, "100 s"), (135.1, "135 s")]
+)
+def test_a_time_has_three_digits(value: float, text: str) -> None:
+    assert seconds(value) == text
+
+
+def test_workers_that_took_their_leave_are_there_when_the_run_is_over() -> None:
+    sink = Sink()
+    view = View(sink)
+
+    def seen(*, over: bool = False, **up: int) -> list[tuple[str, bool]]:
+        sink.metrics["stem.worker.up"] = metric = Metric(name="stem.worker.up")
+        for name, value in up.items():
+            metric.gauge.data_points.add(as_int=value).attributes.add(key="worker").value.string_value = name
+        workers = view.look(1.0, cpu_s=0, rss_mib=0, traces=1, over=over).workers
+        return [(worker.name, worker.up) for worker in workers]
+
+    assert seen(a=1, b=1) == [("a", True), ("b", True)]
+    assert seen(b=0) == [("b", False)]
+    assert seen(c=1, over=True) == [("a", True), ("b", False), ("c", True)]
 
 
 def snapshot(**changes: Any) -> Snapshot:
@@ -470,6 +506,7 @@ def snapshot(**changes: Any) -> Snapshot:
         *(12.0, 100, 300, 200, 25.0, 100.0, 0.003, 1.25, 0.05, Counter(succeeded=95, failed=5)),
         workers=[WorkerLine("worker-1", up=True, heartbeat_age_s=1.0, inflight=3), WorkerLine("worker-2", up=False)],
         signals_lost=7,
+        repaired=4,
         duplicates=2,
         items_dropped=0,
         cpu_share=0.07,
@@ -487,7 +524,16 @@ def drawn(seen: Snapshot, width: int = 110, height: int = 30, headline: str = "h
 
 def test_the_screen_shows_what_is_known_and_a_dash_for_what_is_not() -> None:
     text = drawn(snapshot())
-    parts = ("p50 3 ms  p95 1.2 s", "5.0%", "worker-2", "down", "7 signals", "retried → succeeded", "abababab")
+    parts = (
+        "p50 3 ms  p95 1.2 s",
+        "5.0%",
+        "worker-2",
+        "lost",
+        "7 signals",
+        "4 attempts",
+        "retried → succeeded",
+        "abababab",
+    )
     for part in parts:
         assert part in text, text
     assert "·" in next(each for each in text.splitlines() if "abababab" in each), "the back-off"
@@ -513,27 +559,29 @@ def test_the_screen_fits_whatever_there_is_to_see(width: int, height: int, over:
     text = drawn(big, width, height, headline="a headline that goes on " * 20).splitlines()
     assert len(text) < height, "the cursor needs a line too"
     assert max(map(len, text)) <= width
-    assert "newest traces" in text[8], "headline and panels have as many lines as ever"
+    assert "newest traces" in text[8 + max(height - 29, 0)], "headline and panels take what no waterfall needs"
 
 
-def test_of_many_workers_some_are_shown_and_the_others_counted() -> None:
-    five = [WorkerLine(f"worker-{number}", up=number < 4) for number in range(5)]
-    assert "worker-4" in drawn(snapshot(workers=five))
-    text = drawn(snapshot(workers=[*five, WorkerLine("worker-5", up=True)]))
-    assert "worker-3" in text
-    assert "worker-4" not in text
-    assert re.search(r"\+2 more +1 down", text)
+def test_of_many_workers_the_lost_and_the_busiest_are_shown_and_the_others_counted() -> None:
+    seven = [WorkerLine(f"worker-{number}", up=number != 5, inflight=number) for number in range(7)]
+    everybody = drawn(snapshot(workers=seven), height=31)
+    assert all(worker.name in everybody for worker in seven)
+    text = drawn(snapshot(workers=seven), height=24)
+    assert re.findall(r"worker-\d", text.split("newest traces")[0]) == ["worker-5", "worker-6", "worker-4", "worker-3"]
+    assert re.search(r"\+3 more +\s", text)
+    all_lost = [worker._replace(up=False) for worker in seven]
+    assert re.search(r"\+3 more +3 lost", drawn(snapshot(workers=all_lost), height=24))
 
 
 def test_when_the_run_is_over_no_worker_is_up() -> None:
     text = drawn(snapshot(over=True))
     assert "worker-1 stopped" in text
-    assert "worker-2 down" in text
+    assert "worker-2 lost" in text
     assert not re.search(r"\bup\b", text)
 
 
 def test_every_state_has_a_character_of_its_own_and_the_legend_says_which() -> None:
-    kinds = ["wait", "back-off", "succeeded", "retried", "failed", "cancelled", "unknown"]
+    kinds = ["wait", "back-off", "succeeded", "retried", "failed", "cancelled", "lost", "unknown"]
     marks = [bar([Segment(kind, 0, 1)], 0, 1, 1).plain for kind in kinds]
     assert len(set(marks)) == len(kinds)
     legend = drawn(snapshot()).splitlines()[-1]
@@ -555,7 +603,7 @@ def test_a_short_first_attempt_is_not_drawn_over() -> None:
 
 
 def test_the_line_without_a_terminal_tells_losses_and_the_end() -> None:
-    told = "100 attempts 300 spans 200 log records 7 signals lost"
+    told = "100 attempts 300 spans 200 logs 7 signals lost, 4 repaired"
     assert " ".join(line(snapshot()).split()) == f"12 s {told}"
     assert " ".join(line(snapshot(over=True)).split()) == f"the end {told}"
     assert len(line(snapshot(elapsed_s=86_400, attempts=8_640_000, spans=25_920_000, log_records=25_920_000))) <= 80

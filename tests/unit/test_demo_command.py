@@ -18,7 +18,7 @@ from agent.demo.fleet.faults import Faults
 from agent.demo.reach import refusal
 from agent.demo.sink import Sink
 from agent.demo.stage import Plot, Result, Stage
-from agent.demo.truth import Truth
+from agent.demo.truth import SignalsTruth, Truth
 from agent.demo.view import View
 from tests.conftest import ObservedSink
 
@@ -87,25 +87,58 @@ def test_the_headline_says_how_to_end_the_run_and_then_that_it_is_over() -> None
     assert "Ctrl-C" not in over
 
 
-def reported(plot: Plot, rows: list[Row], **changes: Any) -> list[str]:
-    """What the report says on a terminal of 80 columns."""
-    truth = Truth()
-    truth.signals.sent, truth.signals.lost, truth.signals.doubled = 12_345_678, 123_456, 1
+def reported(
+    plot: Plot, rows: list[Row], *, truth: Truth | None = None, terminal: bool = True, **changes: Any
+) -> list[str]:
+    """What the report says on a terminal of 80 columns, or where nobody says how wide it is."""
+    truth = truth or Truth(signals=SignalsTruth(sent=12_345_678, lost=123_456, doubled=1))
     known = {"agent_exit": 0, "cpu_s": 12345.67, "rss_mib": 1234.0, "agent_log": "", "backend": Counter[str]()}
-    known |= {"refusal": None, "kept": None, "fidelity": Fidelity(0, 0, 0, 0, 0, 0), "examples": []}
-    console = Console(file=io.StringIO(), width=80)
+    known |= {"repaired": 0, "refusal": None, "kept": None, "fidelity": Fidelity(0, 0, 0, 0, 0, 0), "examples": []}
+    console = Console(file=io.StringIO(), width=80, force_terminal=terminal, color_system=None)
     _report(console, Result(plot=plot, truth=truth, rows=rows, **{**known, **changes}))
     return [text.rstrip() for text in console.file.getvalue().splitlines()]  # type: ignore[attr-defined]
 
 
 def test_the_report_fits_80_columns() -> None:
-    rows = [Row(row.what, 9_999_999, 8_888_888, 7_777_777, 10**7) for row in compare(Truth(), Sink())]
-    text = reported(Plot(faults=Faults(loss=0.01)), rows, agent_exit=EXIT_LOST)
+    restarted = compare(Truth(agents=2), Sink())
+    assert any("a second agent" in row.what for row in restarted)
+    rows = [Row(row.what, 9_999_999, 8_888_888, 7_777_777, 10**7) for row in [*compare(Truth(), Sink()), *restarted]]
+    truth = Truth(agents=12, cuts=123, skews={"a": 90, "b": -91})
+    truth.killed_workers = ["a"] * 12
+    truth.signals = SignalsTruth(sent=12_345_678, lost=123_456, doubled=123_456)
+    text = reported(Plot(faults=Faults(loss=0.01)), rows, truth=truth, agent_exit=EXIT_LOST, repaired=10**6)
     assert max(map(len, text)) <= 80
     table = [each for each in text if "9999999" in each]
     assert len(table) == len(rows), "no row is wrapped"
     assert all(each.endswith("DIFFERS") for each in table)
     assert "…" not in "".join(text)
+
+
+def test_without_a_terminal_nothing_is_cut() -> None:
+    what = "a counter of which the name goes on and on, and is longer than it ever should have been"
+    text = reported(Plot(), [Row(what, 10**20, 10**20)], terminal=False)
+    assert any(what in each and each.endswith("ok") for each in text)
+
+
+def test_a_row_in_which_nothing_was_and_nothing_came_is_not_shown() -> None:
+    rows = [Row("nothing", 0, 0), Row("invented", 0, 0, wrong=1), Row("missing", 1, 0), Row("doubled", 0, 1)]
+    text = "\n".join(reported(Plot(), rows))
+    assert all(row.what in text for row in rows[1:])
+    assert not re.search("^nothing ", text, re.MULTILINE)
+    assert "rows that are 0 on both sides, and not shown: 1" in text
+    assert "not shown" not in "\n".join(reported(Plot(), rows[1:]))
+
+
+def test_the_summary_says_which_faults_there_were() -> None:
+    plot = Plot(faults=Faults(loss=0.01))
+    assert "faults: none happened" in reported(plot, [], truth=Truth())
+    truth = Truth(agents=2, cuts=3, killed_workers=["worker-1"], skews={"worker-1": -89.7, "worker-2": 20.0})
+    text = " ".join(" ".join(reported(plot, [], truth=truth, repaired=4)).split())
+    assert "faults: 1 worker killed, 3 connections cut, 1 agent restart, clocks off by up to 90 s" in text
+    truth.signals = SignalsTruth(lost=221, doubled=30)
+    text = " ".join(" ".join(reported(plot, [], truth=truth, repaired=4)).split())
+    assert "faults: 221 signals lost, 30 signals doubled, 1 worker killed," in text
+    assert "4 attempts repaired: " in text
 
 
 @pytest.mark.parametrize(
