@@ -97,7 +97,8 @@ def read_record(record: TaskStatus, attempt: Attempt, zone: tzinfo) -> Reading:
         return _retried(record, attempt, zone)
     started_ns = _ns(record.started_at, zone)
     same_worker = record.worker in {None, attempt.worker}
-    same_start = not (started_ns and attempt.started_ns) or abs(started_ns - attempt.started_ns) < SAME_START_NS
+    begun_ns = attempt.started_ns or attempt.received_ns  # what is received starts at once
+    same_start = not (started_ns and begun_ns) or abs(started_ns - begun_ns) < SAME_START_NS
     if record.state is TaskState.QUEUED or not (same_worker and same_start):
         return _NOTHING  # a publisher's late write, or another delivery's
     if record.state is TaskState.RUNNING:

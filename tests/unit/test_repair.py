@@ -107,6 +107,14 @@ def test_what_a_record_does_not_prove_is_not_told(status: TaskStatus | None) -> 
     assert len(heard.correlator.tasks.attempts) == 1
 
 
+def test_the_record_of_a_second_delivery_says_nothing_of_a_first_that_was_only_received() -> None:
+    story = Story()
+    heard = gap(story, Heard(with_repair=True).hear(story.run()[:1]))
+    again = STARTED + timedelta(seconds=4)
+    heard.answer(succeeded(started_at=again, completed_at=again + timedelta(seconds=1))).pass_time(10)
+    assert heard.spans == []
+
+
 def test_a_later_attempt_in_the_record_proves_only_that_this_one_is_over() -> None:
     heard = gap(*opened()).answer(record(TaskState.RUNNING, attempt=1)).pass_time(1)
     told = found(heard.span("process"))

@@ -243,8 +243,14 @@ def _contradictions(told: Told, seen: Seen, state: str | None) -> Iterator[str]:
     if state == LOST:
         if not seen.start_us <= seen.end_us <= attempt.ended_us + LOST_WITHIN_US:
             yield f"lost {(seen.end_us - attempt.ended_us) / 1000:.3f} ms after the kill"
-    elif not any(seen.near(seen.end_us, end) for end in (told.end_us, max(told.end_us, seen.start_us))):
+    elif not any(seen.near(seen.end_us, end) for end in _ends_us(told, seen)):
         yield f"end off by {(seen.end_us - told.end_us) / 1000:.3f} ms"
+
+
+def _ends_us(told: Told, seen: Seen) -> list[int]:
+    """Return where its span may end: two clocks may have it end before it began, and a record has its own time."""
+    ends = [told.end_us, max(told.end_us, seen.start_us)]
+    return [*ends, told.attempt.stored_us] if seen.tolerance_us > TOLERANCE_US and told.attempt.stored_us else ends
 
 
 def _misjudged_clock(attempt: AttemptTruth, seen: Seen) -> Iterator[str]:

@@ -31,7 +31,7 @@ def attempt_rows(matched: Matched) -> Iterator[Row]:
 
 def compare_spans(truth: Truth, sink: Sink, matched: Matched) -> Iterator[Row]:
     """Compare what there is beside the attempts: each once, in its trace, under its parent, with its times."""
-    yield _waits(sink, matched.told, blind=truth.blind)
+    yield _waits(sink, matched.told, blind=truth.blind, skewed=any(truth.skews.values()))
     yield from _roots(truth, sink, matched)
     yield _workflows(truth, sink)
 
@@ -40,7 +40,7 @@ def _seen(sink: Sink, role: str) -> list[Seen]:
     return [Seen(span, attributes(span.attributes)) for span in sink.named(role)]
 
 
-def _waits(sink: Sink, told: Sequence[Told], *, blind: bool) -> Row:
+def _waits(sink: Sink, told: Sequence[Told], *, blind: bool, skewed: bool) -> Row:
     """Compare `wait` spans: one for every attempt that started, from when it could have to when it did."""
     left: dict[AttemptKey, list[Seen]] = {}
     waits = _seen(sink, "wait")
@@ -59,16 +59,18 @@ def _waits(sink: Sink, told: Sequence[Told], *, blind: bool) -> Row:
         seen = min(near, key=lambda candidate: abs(candidate.end_us - start_us))
         left[each.key].remove(seen)
         each.wait_us = seen.start_us
-        if differs := list(_wrong_wait(each, seen, blind=blind)):
+        if differs := list(_wrong_wait(each, seen, blind=blind, skewed=skewed)):
             notes.append(f"{seen.describe()}: {'; '.join(differs)}")
     invented = [seen.describe() for spans in left.values() for seen in spans]
     return Row("wait spans", expected, len(waits), wrong=len(notes) + len(invented), notes=(*notes, *invented))
 
 
-def _wrong_wait(told: Told, seen: Seen, *, blind: bool) -> Iterator[str]:
+def _wrong_wait(told: Told, seen: Seen, *, blind: bool, skewed: bool) -> Iterator[str]:
     attempt = told.attempt
     ready = {min(ready_us, attempt.started_us) for ready_us in (attempt.ready_us, attempt.due_us or attempt.ready_us)}
-    if not any(seen.near(seen.start_us, ready_us) for ready_us in ready):
+    # A first due time that another clock told may lie behind the start, which is then all there is to say.
+    clamped = skewed and seen.start_us == seen.end_us and "stem.clock.adjusted" in seen.found
+    if not clamped and not any(seen.near(seen.start_us, ready_us) for ready_us in ready):
         yield f"start off by {(seen.start_us - max(ready)) / 1000:.3f} ms"
     if seen.span.trace_id.hex() != told.task.trace_id:
         yield f"not in trace {told.task.trace_id}"
