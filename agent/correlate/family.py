@@ -10,7 +10,7 @@ from typing import NamedTuple
 from agent.correlate import ids
 from agent.correlate.origin import Origin
 
-MAX_KNOWN = 10_000
+MAX_KNOWN = 5_000
 """Traced tasks remembered, about 200 bytes each; beyond that the one heard of first is forgotten."""
 
 

@@ -26,7 +26,7 @@ import redis.asyncio
 from agent.demo.process import Process, spawn
 from agent.demo.valkey import embedded_valkey
 from tests.benchmarks import report
-from tests.benchmarks.signals import SIGNALS_PER_TASK, SIGNALS_TO_START, SPANS_PER_TASK, Story, Told, publish
+from tests.benchmarks.signals import SIGNALS_PER_TASK, SPANS_PER_TASK, Story, Told, publish
 from tests.generated import write_results
 
 AGENT, PLAIN, LEAST = "agent", "plain_sdk", "least_work"
@@ -42,7 +42,7 @@ YAML = """
 receivers:
   stem_signals: {{url: "{redis}", namespace: {namespace}}}
 connectors:
-  correlate: {{metrics_interval: 1s, logs: {{min_severity: DEBUG}}}}
+  correlate: {{metrics_interval: 1s, logs: {{min_severity: {severity}}}, results: {{url: "{redis}"}}}}
 exporters:
   otlp_http: {{endpoint: "{endpoint}"}}
 service:
@@ -100,13 +100,14 @@ class Stage:
         return str(url.decode())
 
     @contextlib.asynccontextmanager
-    async def candidate(self, name: str) -> AsyncIterator[Candidate]:
+    async def candidate(self, name: str, *, severity: str = "DEBUG") -> AsyncIterator[Candidate]:
         """Start a candidate and wait until it listens."""
         endpoint = await self.endpoint(name)
         command = [f"tests.benchmarks.{name}", self.url, name, endpoint]
         if name == AGENT:
             config = self.directory / "agent.yaml"
-            config.write_text(YAML.format(redis=self.url, namespace=name, endpoint=endpoint), encoding="utf-8")
+            text = YAML.format(redis=self.url, namespace=name, endpoint=endpoint, severity=severity)
+            config.write_text(text, encoding="utf-8")
             command = ["agent", "run", "--config", str(config)]
         listening = await self.client.pubsub_numpat()
         async with spawn(name, command, self.directory) as process:
@@ -144,13 +145,13 @@ async def starts_and_stops(built: Stage) -> tuple[float, float]:
 
 
 async def open_attempts(built: Stage, tasks: int) -> float:
-    """Return the resident MiB of an agent that holds so many attempts open."""
+    """Return the resident MiB of an agent, with its default logs, that holds so many attempts open."""
     story = Story()
-    async with built.candidate(AGENT) as agent:
+    async with built.candidate(AGENT, severity="INFO") as agent:
         logs = int(await built.client.get(f"bench:{AGENT}:logs") or 0)
         for begun in range(OPEN_CHUNK, tasks + 1, OPEN_CHUNK):  # in turns, or its queues are what is measured
             await publish(built.client, AGENT, story.begin(OPEN_CHUNK))
-            await agent.delivered({"logs": logs + begun * SIGNALS_TO_START})
+            await agent.delivered({"logs": logs + begun})  # one for each start
         return agent.process.usage()[1]
 
 

@@ -33,7 +33,7 @@ def table(result: dict[str, Any]) -> str:
             "",
             f"The agent idle: {result['idle_core_share'] * 1000:.1f} ms of CPU a second. From start to listening: "
             f"{result['cold_start_s']:.2f} s. From SIGTERM to exit, idle: {result['shutdown_s']:.2f} s. With "
-            f"{result['open_attempts']['count']:,} attempts open: {result['open_attempts']['rss_mib']:.0f} MiB in all.",
+            f"{result['open_attempts']['count']:,} attempts open, logs from INFO up: {result['open_attempts']['rss_mib']:.0f} MiB in all.",
             "",
         )
     )

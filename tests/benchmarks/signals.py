@@ -13,7 +13,6 @@ from agent.stem.channels import signal_channel
 
 WORKERS, QUEUES, TASKS = 8, 5, 20
 SIGNALS_PER_TASK = 4
-SIGNALS_TO_START = 2
 SPANS_PER_TASK = 2
 _PIPELINE = 1000
 
