@@ -65,16 +65,26 @@ _ORDINARY = Kin()
 
 
 class Origin(Struct, frozen=True, gc=False):
-    """Where a task comes from. Times are Unix nanoseconds, 0 when unknown.
+    """Where a task comes from. Times are Unix microseconds, as fine as Dart tells them, 0 when unknown.
 
     Held for every open attempt, so it holds little: `trace_context` is a trace id and the creator's span id, a trace id
     alone where the envelope names no span, and empty where it is that of the task's own id. `kin` is shared.
     """
 
     trace_context: bytes = b""
-    enqueued_ns: int = 0
-    not_before_ns: int = 0
+    enqueued_us: int = 0
+    not_before_us: int = 0
     kin: Kin = _ORDINARY
+
+    @property
+    def enqueued_ns(self) -> int:
+        """When it was published, in nanoseconds."""
+        return self.enqueued_us * 1000
+
+    @property
+    def not_before_ns(self) -> int:
+        """When its last delivery was due, in nanoseconds."""
+        return self.not_before_us * 1000
 
     def trace_id(self, task_id: str) -> bytes:
         """Return the trace that the task (or run) belongs to."""
@@ -124,14 +134,14 @@ def read_origin(envelope: Envelope, zone: tzinfo) -> Origin:
         context = TraceParent(ids.trace_id(subject) if subject else b"", b"", FLAG_SAMPLED)
     return Origin(
         trace_context=context.trace_id + context.span_id,
-        enqueued_ns=_nanoseconds(envelope.enqueued_at, zone),
-        not_before_ns=_nanoseconds(envelope.not_before, zone),
+        enqueued_us=_microseconds(envelope.enqueued_at, zone),
+        not_before_us=_microseconds(envelope.not_before, zone),
         kin=_kin(context.flags, envelope, _lineage(envelope, traced=bool(context.span_id))),
     )
 
 
-def _nanoseconds(time: datetime | None, zone: tzinfo) -> int:
-    return epoch_ns(time, zone) if time else 0
+def _microseconds(time: datetime | None, zone: tzinfo) -> int:
+    return epoch_ns(time, zone) // 1000 if time else 0
 
 
 def _key(name: str) -> Attribute:

@@ -22,6 +22,7 @@ def table(result: dict[str, Any]) -> str:
         f"{memory[name]['idle']:.0f} / {memory[name]['loaded']:.0f} MiB |"
         for name, label in names.items()
     ]
+    held = result["open_attempts"]
     signals = result["rounds"] * result["signals_per_round"]
     return "\n".join(
         (
@@ -33,7 +34,7 @@ def table(result: dict[str, Any]) -> str:
             "",
             f"The agent idle: {result['idle_core_share'] * 1000:.1f} ms of CPU a second. From start to listening: "
             f"{result['cold_start_s']:.2f} s. From SIGTERM to exit, idle: {result['shutdown_s']:.2f} s. With "
-            f"{result['open_attempts']['count']:,} attempts open, logs from INFO up: {result['open_attempts']['rss_mib']:.0f} MiB in all.",
+            f"{held['count']:,} attempts open, and logs from INFO up: {held['rss_mib']:.0f} MiB in all.",
             "",
         )
     )
