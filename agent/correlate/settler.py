@@ -47,7 +47,7 @@ class Settler:
         if with_send:
             first = not (attempt.number or attempt.delivery or attempt.marks & Mark.ROOTED)
             with_send = (first and self._attempts.once(("send", task_id), now_ns)) or self._attempts.withheld(task_id)
-            for other in self._attempts.of(task_id):
+            for other in self._attempts.of(task_id) if with_send else ():
                 other.marks |= Mark.ROOTED
         kept = self._recorder.settled(settled, now_ns, with_send=with_send)
         if with_send and kept:
