@@ -7,6 +7,7 @@ from typing import Any
 from agent.core.clock import NANOSECONDS
 from agent.correlate import ids
 from agent.correlate.attempt import NEVER_STARTED, TOLD, Attempt, Before, Mark
+from agent.correlate.origin import Origin
 from agent.correlate.process import Process
 
 MEMORIES_PER_TASK = 4
@@ -14,6 +15,10 @@ MEMORIES_PER_TASK = 4
 
 GivenUp = tuple[int, int, Process | None, int]
 """What stays of an attempt whose end may still come: the same, and what was told of it."""
+
+Retries = tuple[int, tuple[Before, ...]]
+"""When to forget them, and the retries that deliveries of one attempt asked for."""
+MAX_RETRIES_KNOWN = 4
 
 MAX_SIBLINGS = 100
 """Open attempts of one task; nobody has so many, and whoever claims to must not cost the others."""
@@ -52,8 +57,8 @@ class AttemptTable:
         self._given_up: dict[bytes, GivenUp] = {}  # evicted and lost attempts, whose end may still come
         self._withheld: dict[bytes, tuple[int]] = {}  # roots of traces of which nothing was kept yet
         self._crowd: list[Attempt] = []
-        self._retries: dict[bytes, tuple[int, Before]] = {}
-        self._followed: dict[bytes, tuple[int, Before]] = {}
+        self._retries: dict[bytes, Retries] = {}
+        self._followed: dict[bytes, Retries] = {}
 
     def __len__(self) -> int:
         return self._count
@@ -236,16 +241,17 @@ class AttemptTable:
 
     def retried(self, attempt: Attempt, next_retry_ns: int, now_ns: int, *, read: bool = False) -> None:
         """Remember that an attempt ended in a retry, for the one that follows; 0 where its time was not told."""
-        mark = _retry(attempt.task_id, attempt.number)
-        if next_retry_ns or not (mark in self._retries or mark in self._followed):
-            self._retries[mark] = (now_ns + self._task_ttl_ns, Before(attempt.span_id, next_retry_ns, read))
+        mark, span_id = _retry(attempt.task_id, attempt.number), attempt.span_id
+        _, known = self._retries.get(mark) or self._followed.get(mark) or (0, ())
+        if next_retry_ns or not any(before.span_id == span_id for before in known):
+            others = tuple(before for before in known if before.span_id != span_id)[-MAX_RETRIES_KNOWN + 1 :]
+            self._retries[mark] = (now_ns + self._task_ttl_ns, (*others, Before(span_id, next_retry_ns, read)))
 
     def recall(self, attempt: Attempt) -> bool:
         """Tell an attempt about the one before it, if that was heard to retry; return whether it knows everything."""
-        if attempt.before is None or not attempt.before.due_ns:
-            mark = _retry(attempt.task_id, attempt.number - 1)
-            remembered = self._retries.get(mark) or self._followed.get(mark)
-            attempt.before = remembered[1] if remembered else attempt.before
+        mark = _retry(attempt.task_id, attempt.number - 1)
+        if remembered := self._retries.get(mark) or self._followed.get(mark):
+            attempt.before = _which(remembered[1], attempt.origin)
         return attempt.before is not None and attempt.before.due_ns > 0
 
     def forget(self, now_ns: int) -> None:
@@ -290,6 +296,16 @@ def _apart(known_start_ns: int, started_ns: int, process: Process) -> bool:
     """Whether two starts are those of two deliveries; a negative one is only about right."""
     exact = process.boot and known_start_ns > 0
     return abs(started_ns - abs(known_start_ns)) >= (1 if exact else REPEAT_NS)
+
+
+def _which(retries: tuple[Before, ...], origin: Origin | None) -> Before:
+    """Return the retry that an attempt follows: copies of the one before it may each have asked for one.
+
+    It is the one whose due time the attempt's envelope has, else the first that was due.
+    """
+    if origin and (exact := next((each for each in retries if each.due_ns == origin.not_before_ns), None)):
+        return exact
+    return min(retries, key=lambda each: (not each.due_ns, each.due_ns))
 
 
 def _retry(task_id: str, number: int) -> bytes:

@@ -438,3 +438,19 @@ def test_of_two_copies_delivered_at_once_each_has_its_own_wait(first: int) -> No
         nanoseconds(EPOCH) + milli: ready[1 - first],
         nanoseconds(EPOCH) + 2 * milli: ready[first],
     }
+
+
+def test_each_of_two_retries_of_one_attempt_has_its_own_back_off() -> None:
+    """Copies of an attempt may both ask for a retry, and then the next attempt comes twice."""
+    one, two = Story(), Story("worker-2", "pod-2")
+    two.time.now = EPOCH + timedelta(seconds=1)
+    heard = Heard().hear(one.run("retry")).hear(two.run("retry"))
+    dues = [EPOCH + timedelta(seconds=8, milliseconds=36), EPOCH + timedelta(seconds=9, milliseconds=36)]
+    for story, due in ((one, dues[0]), (two, dues[1])):
+        story.time.now = due + timedelta(seconds=2)
+        heard.hear(story.run(task=envelope(attempt=1, notBefore=iso(due))))
+    waits = [s for s in heard.spans if s.name.startswith("wait") and found(s)["stem.task.attempt"] == 1]
+    assert [wait.start_time_unix_nano for wait in waits] == [nanoseconds(due) for due in dues]
+    firsts = [s.span_id for s in heard.spans if s.name.startswith("process") and found(s)["stem.task.attempt"] == 0]
+    seconds = [s for s in heard.spans if s.name.startswith("process") and found(s)["stem.task.attempt"] == 1]
+    assert [[link.span_id for link in second.links][1] for second in seconds] == firsts
