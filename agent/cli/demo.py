@@ -7,16 +7,14 @@ from textwrap import wrap
 from typing import TYPE_CHECKING
 
 import typer
-from rich.box import SIMPLE_HEAD
-from rich.console import Console
-from rich.live import Live
-from rich.table import Table
 
 from agent.cli.report import tell
 from agent.core.errors import EXIT_LOST
 from agent.settings.types import parse_duration, parse_endpoint
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from agent.demo.stage import Plot, Result
     from agent.demo.truth import Truth
     from agent.demo.view import Snapshot
@@ -84,6 +82,8 @@ def demo(
     except ValueError as error:
         raise typer.BadParameter(str(error), param_hint="--faults") from None
     plot = Plot(_duration(duration), rate, workers, seed, wrongs, faults, _endpoint(endpoint), keep)
+    from rich.console import Console  # noqa: PLC0415
+
     console = Console()
     try:
         result = asyncio.run(_play(plot, console, plain=plain))
@@ -97,7 +97,7 @@ def demo(
     raise typer.Exit(0 if good else _EXIT_DISAGREES)
 
 
-async def _play(plot: "Plot", console: Console, *, plain: bool) -> "Result":
+async def _play(plot: "Plot", console: "Console", *, plain: bool) -> "Result":
     from agent.demo.screen import line, screen  # noqa: PLC0415 - see above
     from agent.demo.stage import Stage  # noqa: PLC0415
 
@@ -106,6 +106,8 @@ async def _play(plot: "Plot", console: Console, *, plain: bool) -> "Result":
         if plain or not big_enough:
             stage = Stage(plot, say=typer.echo, show=lambda seen: typer.echo(line(seen)), interval=_PLAIN_SECONDS)
         else:
+            from rich.live import Live  # noqa: PLC0415
+
             live = Live(console=console, auto_refresh=False, transient=False)
 
             def show(seen: "Snapshot") -> None:
@@ -136,8 +138,11 @@ def _headline(plot: "Plot", seen: "Snapshot") -> str:
     return f"stem-agent demo: {now}   {plot.scene}{faults}"
 
 
-def _report(console: Console, result: "Result") -> None:
+def _report(console: "Console", result: "Result") -> None:
     # No borders: it is to fit 80 columns.
+    from rich.box import SIMPLE_HEAD  # noqa: PLC0415
+    from rich.table import Table  # noqa: PLC0415
+
     table = Table(
         title="what the fleet did, and what the endpoint received",
         box=SIMPLE_HEAD,
