@@ -174,7 +174,7 @@ async def test_children_of_untraced_workers_inherit_their_header(url: str, store
 
 
 async def test_the_tasks_of_a_killed_worker_are_claimed_by_another(url: str, store: "redis.asyncio.Redis") -> None:
-    truth = await live(url, Faults(kill_every_s=1.0))
+    truth = await live(url, Faults(kill_every_s=0.3))
     assert truth.killed_workers
     cut_off = [attempt for attempt in truth.attempts if attempt.state == LOST]
     ended = {attempt.task_id for attempt in truth.attempts if attempt.state != LOST}
