@@ -156,8 +156,9 @@ def match(truth: Truth, sink: Sink) -> Matched:
                 _take(candidate, left.get((task_id, number, own if worker is None else worker), []), by_start=False)
     retried: dict[tuple[str, int], set[bytes]] = {}
     for each in told:
-        # What was cut off while it asked for its retry is told by its record alone, when the retry is long told.
-        if each.seen and each.state == TaskState.RETRIED and not each.attempt.cut:
+        # What its record alone tells may be told when the retry is long exported.
+        heard = each.seen and each.seen.tolerance_us == TOLERANCE_US and not each.attempt.cut
+        if each.seen and heard and each.state == TaskState.RETRIED:
             retried.setdefault(each.key[:2], set()).add(each.seen.span.span_id)
     for each in told:
         if each.seen:
