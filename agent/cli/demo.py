@@ -25,6 +25,7 @@ _LIVE_SECONDS = 0.5
 _PLAIN_SECONDS = 2.0
 _MIN_WIDTH, _MIN_HEIGHT = 110, 30
 _REPORT_WIDTH = 80
+_EXAMPLES = 5
 _UNCUT_WIDTH = 200
 """Wider than any table: where no terminal says how wide it is, nothing is cut."""
 
@@ -193,6 +194,7 @@ def _summary(result: "Result") -> list[str]:
     if not result.agrees:
         bad = [row.what for row in result.rows if not (row.true if faults.any else row.exact)]
         lines += wrap(f"fleet and endpoint disagree: {', '.join(bad)}", _REPORT_WIDTH, subsequent_indent="  ")
+        lines += [f"  {text}" for text in result.examples[:_EXAMPLES]]
     elif faults.any:
         lines.append(f"{of}: nothing that arrived is wrong, doubled or invented")
     else:

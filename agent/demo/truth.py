@@ -63,7 +63,8 @@ class AttemptTruth(msgspec.Struct, frozen=True):
     started.
 
     `cut`: its worker was killed before its last signal was out; an agent may know no more than that, or what the
-    result record has: the state `stored` at `stored_us`. Without `heard` it may know nothing at all.
+    result record has: that it runs since `running_us`, or the state `stored` at `stored_us`. Without `heard` it may
+    know nothing at all.
     """
 
     task_id: str
@@ -78,6 +79,7 @@ class AttemptTruth(msgspec.Struct, frozen=True):
     next_retry_us: int = 0
     cut: bool = False
     heard: bool = True
+    running_us: int = 0
     stored: str = ""
     stored_us: int = 0
 

@@ -149,10 +149,10 @@ async def play(start: Start, *arguments: str, expect: int = 0, **environ: str) -
 
 
 async def test_under_faults_nothing_that_arrives_is_wrong_and_every_noticeable_loss_is_noticed(start: Start) -> None:
-    printed = await play(start, "--duration", "4s", "--faults", "loss=5%,dup=5%")
-    assert "nothing that arrived is wrong, doubled or invented" in printed
+    printed = await play(start, "--duration", "4s", "--faults", "loss=5%,dup=5%,kill-worker=1.5s")
+    assert "nothing that arrived is wrong, doubled or invented" in printed, printed
     assert "DIFFERS" not in printed
-    told = re.search(r"faults: (\d+) signals lost, (\d+) signals? doubled", printed)
+    told = re.search(r"faults: (\d+) signals lost, (\d+) signals? doubled, (\d+) workers? killed", printed)
     assert told
     assert all(int(number) for number in told.groups())
     row = next(line for line in printed.splitlines() if "signals lost, and noticed" in line)

@@ -320,6 +320,33 @@ def test_a_lost_attempt_may_be_told_as_its_record_has_it(stored: str, right: boo
     assert ("attempts cut off by a kill" not in wrong(truth, sink)) is right
 
 
+def test_a_start_that_only_the_record_told_of_was_one() -> None:
+    truth, sink = cut_off()
+    started_us = truth.attempts[0].started_us
+    never_said = {"received_us": started_us - 100, "started_us": 0, "running_us": started_us - 50}
+    truth.attempts = [msgspec.structs.replace(truth.attempts[0], **never_said)]
+    says(process(sink), "stem.source", "repair")
+    for span in sink.spans:
+        if span.name.startswith("wait"):
+            says(span, "stem.source", "repair")
+    of_starts = {"wait spans", "counter stem.tasks.started", "logs stem.task.started", "histogram stem.queue.latency"}
+    assert not of_starts & wrong(truth, sink)
+    truth.attempts = [msgspec.structs.replace(truth.attempts[0], running_us=0)]
+    assert of_starts <= wrong(truth, sink)
+
+
+async def test_a_kill_tells_whose_signals_were_still_on_their_way() -> None:
+    published = _Publisher()
+    emitter = FaultyEmitter(published, Composer(emitter="pod-1", worker_id="worker-1"))  # type: ignore[arg-type]
+    emitter.faults = Faults(shuffle_s=60)
+    late, early = new_envelope("a", "q"), new_envelope("b", "q")
+    await emitter.attempt(late).received()
+    emitter.faults = Faults()
+    await emitter.attempt(early).received()
+    assert await emitter.kill() == {(late["id"], 0)}
+    assert len(published.payloads) == 1
+
+
 def test_what_nobody_could_hear_of_is_not_missed() -> None:
     truth, _ = cut_off()
     truth.attempts = [msgspec.structs.replace(truth.attempts[0], heard=False)]

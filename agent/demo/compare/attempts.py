@@ -104,11 +104,20 @@ class Told:
         return self.seen.found.get("stem.task.state") if self.seen else None
 
     @property
+    def started_us(self) -> int:
+        """When it started, 0 if it did not; where it was cut off before it said so, what its record told the agent."""
+        attempt, seen = self.attempt, self.seen
+        if attempt.started_us or not (attempt.cut and attempt.running_us):
+            return attempt.started_us
+        read = seen and "start" not in seen.missing and seen.near(seen.start_us, attempt.running_us)
+        return attempt.running_us if read else 0
+
+    @property
     def starts_us(self) -> set[int]:
         """Where its span may start: of what was cut off, `task-prerun` may not have been out."""
         attempt = self.attempt
         starts = {attempt.started_us or attempt.received_us or attempt.ended_us}
-        return starts | {attempt.received_us} if attempt.cut and attempt.received_us else starts
+        return starts | ({attempt.received_us, attempt.running_us} - {0}) if attempt.cut else starts
 
     @property
     def end_us(self) -> int:
@@ -156,9 +165,7 @@ def match(truth: Truth, sink: Sink) -> Matched:
                 _take(candidate, left.get((task_id, number, own if worker is None else worker), []), by_start=False)
     retried: dict[tuple[str, int], set[bytes]] = {}
     for each in told:
-        # What its record alone tells may be told when the retry is long exported.
-        heard = each.seen and each.seen.tolerance_us == TOLERANCE_US and not each.attempt.cut
-        if each.seen and heard and each.state == TaskState.RETRIED:
+        if each.seen and each.seen.found.get("stem.task.state") == TaskState.RETRIED and not each.attempt.cut:
             retried.setdefault(each.key[:2], set()).add(each.seen.span.span_id)
     for each in told:
         if each.seen:

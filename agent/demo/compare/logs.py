@@ -67,7 +67,7 @@ def _expected(told: Sequence[Told], received: dict[str, Counter[AttemptKey]]) ->
     """Return what there is to be by event, and note on each attempt what it lacks."""
     expected: dict[str, Counter[AttemptKey]] = {event: Counter() for event in received}
     for each in told:
-        for event in (STARTED if each.attempt.started_us else None, END_EVENTS[each.state] if each.state else None):
+        for event in (STARTED if each.started_us else None, END_EVENTS[each.state] if each.state else None):
             if event is None:
                 continue
             if expected[event][each.key] >= received[event][each.key] and each.counts:

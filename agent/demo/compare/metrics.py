@@ -54,7 +54,7 @@ def _counts(truth: Truth, told: Sequence[Told]) -> dict[str, Counter[Series]]:
         if task.via is Via.STEM:
             counts[PUBLISHED][task.name, task.queue] += 1
     for each in told:
-        if each.attempt.started_us:
+        if each.started_us:
             counts[STARTED][each.series] += 1
         if each.state:
             counts[END_COUNTERS[each.state]][each.series] += 1
@@ -80,13 +80,13 @@ def _values(truth: Truth, matched: Matched) -> list[tuple[str, tuple[str, ...], 
         totals.setdefault((task.name, task.queue, "cancelled"), []).append(total_s)
     for each in matched.told:
         attempt, state = each.attempt, each.state
-        if state is None:
+        if each.seen is None and attempt.cut:
             continue
-        if attempt.started_us:
+        if started_us := each.started_us:
             ready_us = attempt.ready_us if each.wait_us is None else each.wait_us
-            latencies.setdefault(each.series, []).append(max(attempt.started_us - ready_us, 0) / 1e6)
-            if state != LOST:
-                durations.setdefault(each.series, []).append((each.end_us - attempt.started_us) / 1e6)
+            latencies.setdefault(each.series, []).append(max(started_us - ready_us, 0) / 1e6)
+            if state not in {None, LOST}:
+                durations.setdefault(each.series, []).append((each.end_us - started_us) / 1e6)
         if state == TaskState.RETRIED and attempt.next_retry_us:
             delays.setdefault(each.series, []).append((attempt.next_retry_us - each.end_us) / 1e6)
         if state in FINAL_STATES:

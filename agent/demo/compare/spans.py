@@ -48,14 +48,14 @@ def _waits(sink: Sink, told: Sequence[Told], *, blind: bool, skewed: bool) -> Ro
         left.setdefault(seen.key, []).append(seen)
     expected, notes = 0, []
     for each in told:
-        if not each.attempt.started_us or (each.seen is None and each.attempt.cut):
+        if not each.started_us or (each.seen is None and each.attempt.cut):
             continue
         expected += 1
-        near = [seen for seen in left.get(each.key, []) if seen.near(seen.end_us, each.attempt.started_us)]
+        near = [seen for seen in left.get(each.key, []) if seen.near(seen.end_us, each.started_us)]
         if not near:
             continue
         # Copies of a task may start within a millisecond of each other: a wait ends where its own attempt starts.
-        start_us = each.seen.start_us if each.seen else each.attempt.started_us
+        start_us = each.seen.start_us if each.seen else each.started_us
         seen = min(near, key=lambda candidate: abs(candidate.end_us - start_us))
         left[each.key].remove(seen)
         each.wait_us = seen.start_us
@@ -67,7 +67,7 @@ def _waits(sink: Sink, told: Sequence[Told], *, blind: bool, skewed: bool) -> Ro
 
 def _wrong_wait(told: Told, seen: Seen, *, blind: bool, skewed: bool) -> Iterator[str]:
     attempt = told.attempt
-    ready = {min(ready_us, attempt.started_us) for ready_us in (attempt.ready_us, attempt.due_us or attempt.ready_us)}
+    ready = {min(ready_us, told.started_us) for ready_us in (attempt.ready_us, attempt.due_us or attempt.ready_us)}
     # A first due time that another clock told may lie behind the start, which is then all there is to say.
     clamped = skewed and seen.start_us == seen.end_us and "stem.clock.adjusted" in seen.found
     if not clamped and not any(seen.near(seen.start_us, ready_us) for ready_us in ready):

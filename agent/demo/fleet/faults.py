@@ -113,7 +113,7 @@ class FaultyEmitter(AsyncSignalEmitter):
         self._subject: tuple[str, int] | None = None
         self._arrived = bytearray()  # one for each number: whether Redis got it
         self._doubled = 0
-        self._late: set[asyncio.Task[None]] = set()
+        self._late: dict[asyncio.Task[None], tuple[str, int] | None] = {}
 
     def did(self) -> SignalsTruth:
         """Return what became of the signals so far."""
@@ -147,8 +147,8 @@ class FaultyEmitter(AsyncSignalEmitter):
         for _ in range(1 + doubled):
             if self.faults.shuffle_s:
                 task = asyncio.create_task(self._send_late(payload, number, subject))
-                self._late.add(task)
-                task.add_done_callback(self._late.discard)
+                self._late[task] = subject
+                task.add_done_callback(self._late.pop)
             else:
                 await self._publish_one(payload, number, subject)
 
@@ -169,7 +169,9 @@ class FaultyEmitter(AsyncSignalEmitter):
         await asyncio.gather(*self._late)
         await super().close()
 
-    async def kill(self) -> None:
-        """Close at once, as a killed process does: what is on its way is lost."""
+    async def kill(self) -> set[tuple[str, int]]:
+        """Close at once, as a killed process does: what is on its way is lost. Return whose signals were."""
+        on_their_way = {subject for subject in self._late.values() if subject}
         await cancel(self._late)
         await super().close()
+        return on_their_way

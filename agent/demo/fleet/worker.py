@@ -40,14 +40,13 @@ PAUSED_SECONDS = 0.25
 RETRY_SECONDS = 0.3
 UNTRACED_SHARE = 0.35
 """Of the children of traced tasks: their worker runs no OpenTelemetry, and they inherit the header unchanged."""
-ON_ITS_WAY_SECONDS = 0.05
 
 
 @dataclass(slots=True, eq=False)
 class Run:
     """An attempt under way: what a kill would cut off.
 
-    `leaving`: it is being acknowledged, for good. `stored` is the last end that its result record was to say, and when.
+    `leaving`: it is being acknowledged, for good. `running_at` and `stored` are what its result record was to say.
     """
 
     delivery: Delivery
@@ -55,6 +54,7 @@ class Run:
     state: str = LOST
     leaving: bool = False
     next_retry: datetime | None = None
+    running_at: datetime | None = None
     stored: str = ""
     stored_at: datetime | None = None
 
@@ -97,10 +97,11 @@ class Worker:
 
     async def kill(self) -> None:
         """Vanish without a farewell; what was pending stays pending until another worker claims it."""
-        await cancel([*self._loops, *self._handling])
-        await self.emitter.kill()
+        await cancel(self._loops)
+        await cancel(self._handling)  # only now: a loop that is being cancelled may begin one more
+        on_their_way = await self.emitter.kill()
         self.fleet.truth.killed_workers.append(self.worker_id)
-        self._cut_off_what_was_on_its_way()
+        self._cut_off(on_their_way)
         for run in list(self._runs):
             self._record(run, cut=True)
             # Acknowledged, and not sent on: Stem forgets such a task. A workflow's runner comes back when the copy of
@@ -108,14 +109,13 @@ class Worker:
             if run.leaving or run.delivery.envelope["name"] == WORKFLOW_TASK:
                 self.fleet.abandoned(run.delivery.envelope)
 
-    def _cut_off_what_was_on_its_way(self) -> None:
-        """Mark the attempts that ended so short a time ago that their last signals may not have been out."""
-        since_us = epoch_us(self.clock()) - round((self.fleet.faults.shuffle_s + ON_ITS_WAY_SECONDS) * 1e6)
+    def _cut_off(self, on_their_way: set[tuple[str, int]]) -> None:
+        """Mark the attempts that had ended, but of which signals were still on their way."""
         attempts = self.fleet.truth.attempts
         for index, attempt in enumerate(attempts):
-            if attempt.worker == self.worker_id and attempt.ended_us > since_us:
-                heard = (attempt.task_id, attempt.number) in self.emitter.heard
-                attempts[index] = msgspec.structs.replace(attempt, cut=True, heard=heard)
+            key = (attempt.task_id, attempt.number)
+            if attempt.worker == self.worker_id and key in on_their_way:
+                attempts[index] = msgspec.structs.replace(attempt, cut=True, heard=key in self.emitter.heard)
 
     async def _take(self, queue: str) -> None:
         while True:
@@ -208,18 +208,19 @@ class Worker:
         run = self._run(delivery)
         envelope, signals = delivery.envelope, run.signals
         await signals.received()
+        run.running_at = self.clock()
         meta = {
             "task": envelope["name"],
             "stem.task": envelope["name"],
             "queue": envelope["queue"],
             "stem.queue": envelope["queue"],
             "worker": self.worker_id,
-            "startedAt": iso(self.clock()),
+            "startedAt": iso(run.running_at),
         }
         await self.backend.write(envelope, TaskState.RUNNING, meta)
         await signals.prerun()
         self.heart.started(delivery.queue)
-        lease = asyncio.create_task(self._hold_lease(delivery))
+        lease = asyncio.create_task(self._hold_lease(run))
         may_retry = envelope["attempt"] < envelope["maxRetries"]
         try:
             async with self._isolates:
@@ -255,11 +256,11 @@ class Worker:
         else:
             await work(kind, delivery.envelope["attempt"], self.fleet.chance)
 
-    async def _hold_lease(self, delivery: Delivery) -> None:
-        while True:
+    async def _hold_lease(self, run: Run) -> None:
+        while run in self._runs:  # a cancellation may be lost
             await asyncio.sleep(LEASE_SECONDS / 2)
-            self.fleet.extended.add(_key(delivery))
-            await self.broker.send_back(delivery, LEASE_SECONDS)
+            self.fleet.extended.add(_key(run.delivery))
+            await self.broker.send_back(run.delivery, LEASE_SECONDS)
 
     async def _enqueue_child(self, delivery: Delivery, kind: Kind) -> None:
         """`TaskContext.enqueue`. Half of the applications run OpenTelemetry, most of them in their workers, too."""
@@ -356,6 +357,7 @@ class Worker:
                 next_retry_us=epoch_us(run.next_retry),
                 cut=cut,
                 heard=not cut or _key(run.delivery) in self.emitter.heard,
+                running_us=epoch_us(run.running_at),
                 stored=run.stored,
                 stored_us=epoch_us(run.stored_at),
             )
