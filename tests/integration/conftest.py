@@ -1,15 +1,17 @@
 """`stem-agent` as a process of its own, and TLS in front of a server."""
 
 import asyncio
+import contextlib
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
-from typing import Any
 
 import pytest
 import trustme
+
+from tests.tcp import passing_on, serving
 
 
 class Child:
@@ -78,7 +80,7 @@ def authority() -> trustme.CA:
 
 
 @pytest.fixture
-async def tls_server(authority: trustme.CA, tmp_path: Path) -> AsyncIterator[Callable[[int], Any]]:
+async def tls_server(authority: trustme.CA, tmp_path: Path) -> AsyncIterator[Callable[[int], Awaitable[int]]]:
     """The embedded Valkey is built without TLS, so TLS ends in front of it: bytes pass through unchanged."""
     certificate = authority.issue_cert("localhost", "127.0.0.1")
     certificate.private_key_pem.write_to_path(tmp_path / "key.pem")
@@ -86,27 +88,5 @@ async def tls_server(authority: trustme.CA, tmp_path: Path) -> AsyncIterator[Cal
     authority.cert_pem.write_to_path(tmp_path / "ca.pem")
     context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
-    servers: list[asyncio.Server] = []
-    writers: list[asyncio.StreamWriter] = []
-
-    async def start(target: int) -> asyncio.Server:
-        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", target)
-            writers.extend((writer, inner_writer))
-
-            async def pump(source: asyncio.StreamReader, drain: asyncio.StreamWriter) -> None:
-                while data := await source.read(65536):
-                    drain.write(data)
-                drain.close()
-
-            await asyncio.gather(pump(reader, inner_writer), pump(inner_reader, writer), return_exceptions=True)
-
-        servers.append(await asyncio.start_server(handle, "127.0.0.1", 0, ssl=context))
-        return servers[-1]
-
-    yield start
-    for server in servers:
-        server.close()
-    for writer in writers:
-        writer.transport.abort()
-    await asyncio.sleep(0)
+    async with contextlib.AsyncExitStack() as stack:
+        yield lambda target: stack.enter_async_context(serving(passing_on(target), tls=context))

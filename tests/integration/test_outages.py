@@ -1,6 +1,7 @@
 """What the receiver says about the times in which it heard nothing, and how it notices them."""
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -22,6 +23,7 @@ from agent.telemetry.events import Telemetry
 from tests.conftest import until
 from tests.integration.test_whole_path import publish
 from tests.support import Story
+from tests.tcp import passing_on, serving
 
 CLOCK = SteadyClock()
 MILLISECOND = 1_000_000
@@ -186,44 +188,27 @@ class Proxy:
     """Stands in front of a server; what comes back from it can be lost on the way."""
 
     def __init__(self) -> None:
+        self.url = ""
         self.loses: Callable[[bytes], bool] = lambda _: False
-        self._writers: list[asyncio.StreamWriter] = []
 
-    async def start(self, target: int) -> str:
-        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            inner_reader, inner_writer = await asyncio.open_connection("127.0.0.1", target)
-            self._writers += (writer, inner_writer)
+    def _is_lost(self, answer: bytes) -> bool:
+        return self.loses(answer)
 
-            async def pump(source: asyncio.StreamReader, drain: asyncio.StreamWriter, *, back: bool) -> None:
-                while data := await source.read(65536):
-                    if not (back and self.loses(data)):
-                        drain.write(data)
-                drain.close()
-
-            pumps = pump(reader, inner_writer, back=False), pump(inner_reader, writer, back=True)
-            await asyncio.gather(*pumps, return_exceptions=True)
-
-        self._server = await asyncio.start_server(handle, "127.0.0.1", 0)
-        return f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
-
-    async def stop(self) -> None:
-        self._server.close()
-        for writer in self._writers:
-            writer.transport.abort()
-        await asyncio.sleep(0)
+    @contextlib.asynccontextmanager
+    async def before(self, port: int) -> AsyncIterator["Proxy"]:
+        async with serving(passing_on(port, loses=self._is_lost)) as own_port:
+            self.url = f"redis://127.0.0.1:{own_port}"
+            yield self
 
 
 @pytest.fixture
-async def proxy() -> AsyncIterator[Proxy]:
-    proxy = Proxy()
-    yield proxy
-    await proxy.stop()
+async def proxy(valkey: ValkeyServer) -> AsyncIterator[Proxy]:
+    async with Proxy().before(valkey.port) as proxy:
+        yield proxy
 
 
-async def test_of_a_half_open_connection_nothing_is_sure_since_the_last_byte(
-    valkey: ValkeyServer, listen: Listen, proxy: Proxy
-) -> None:
-    ear = await listen(await proxy.start(valkey.port), ping_interval="30ms")
+async def test_of_a_half_open_connection_nothing_is_sure_since_the_last_byte(listen: Listen, proxy: Proxy) -> None:
+    ear = await listen(proxy.url, ping_interval="30ms")
     proxy.loses = lambda _: True
     await until(lambda: bool(ear.outages))
     told_ns = CLOCK()
@@ -250,10 +235,9 @@ async def test_a_canary_measures_the_round_trip_and_is_no_signal(
 
 
 async def test_a_subscription_that_hears_nothing_though_pings_are_answered_is_made_anew(
-    valkey: ValkeyServer, listen: Listen, proxy: Proxy, caplog: pytest.LogCaptureFixture
+    listen: Listen, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    url = await proxy.start(valkey.port)
-    ear = await listen(url, ping_interval="10ms", canary={**CANARY, "timeout": "100ms"})
+    ear = await listen(proxy.url, ping_interval="10ms", canary={**CANARY, "timeout": "100ms"})
     gauge = ("stem_agent.canary.round_trip", (("receiver", "stem_signals"),))
     await until(lambda: gauge in ear.telemetry.gauges)
     proxy.loses = lambda data: b"message" in data

@@ -12,6 +12,7 @@ from tests.conftest import ObservedSink
 from tests.integration.conftest import Start
 from tests.integration.test_whole_path import publish
 from tests.support import Story
+from tests.tcp import serving
 
 Write = Callable[[str], Path]
 
@@ -105,20 +106,16 @@ async def test_a_stop_while_redis_keeps_silent_ends_at_once(
     start: Start, write: Write, yaml: str, redis_url: str
 ) -> None:
     async def say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while await reader.read(1024):
-            pass
+        await reader.read()
         writer.close()
 
-    silent = await asyncio.start_server(say_nothing, "127.0.0.1", 0)
-    port = silent.sockets[0].getsockname()[1]
-    text = yaml.replace(redis_url, f"redis://127.0.0.1:{port}").replace(
-        "ping_interval", "connect_timeout: 1h, ping_interval"
-    )
-    agent = await start("run", "-c", str(write(text)))
-    await agent.until("stem-agent starting")
-    assert await agent.end(signal.SIGTERM) == 0
-    silent.close()
-    await silent.wait_closed()
+    async with serving(say_nothing) as port:
+        text = yaml.replace(redis_url, f"redis://127.0.0.1:{port}").replace(
+            "ping_interval", "connect_timeout: 1h, ping_interval"
+        )
+        agent = await start("run", "-c", str(write(text)))
+        await agent.until("stem-agent starting")
+        assert await agent.end(signal.SIGTERM) == 0
 
 
 async def test_the_agent_tells_about_itself_over_otlp(

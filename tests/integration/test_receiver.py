@@ -1,7 +1,6 @@
 """The subscribed connection, against servers that refuse, break, stop and come back."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from agent.demo.valkey import embedded_valkey
 from tests.conftest import YAML, ObservedSink, Running, receiver_of, until
 from tests.integration.test_whole_path import publish
 from tests.support import Story, envelope
+from tests.tcp import serving
 
 
 def told(url: str, sink: ObservedSink, namespace: str = "stem", **options: str) -> str:
@@ -145,34 +145,7 @@ async def test_a_server_that_is_away_is_waited_for(running: Running, sink: Obser
     assert agent.telemetry.counted("stem_agent.receiver.connect_failures") >= 1
 
 
-Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Any]
-
-
-@pytest.fixture
-async def scripted() -> AsyncIterator[Callable[[Speak], Any]]:
-    """A server for what a real one cannot be made to do on demand."""
-    servers = []
-    writers: list[asyncio.StreamWriter] = []
-
-    async def start(speak: Speak) -> int:
-        async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            writers.append(writer)
-            await speak(reader, writer)
-
-        server = await asyncio.start_server(handle, "127.0.0.1", 0)
-        servers.append(server)
-        return int(server.sockets[0].getsockname()[1])
-
-    yield start
-    for server in servers:
-        server.close()
-    for writer in writers:
-        writer.close()
-
-
-async def test_a_connection_that_falls_silent_is_half_open_and_made_anew(
-    scripted: Callable[[Speak], Any], running: Running, sink: ObservedSink
-) -> None:
+async def test_a_connection_that_falls_silent_is_half_open_and_made_anew(running: Running, sink: ObservedSink) -> None:
     sessions = []
 
     async def subscribe_then_say_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -182,10 +155,10 @@ async def test_a_connection_that_falls_silent_is_half_open_and_made_anew(
         )
         await writer.drain()
 
-    port = await scripted(subscribe_then_say_nothing)
-    text = told(f"redis://127.0.0.1:{port}", sink).replace("ping_interval: 1s", "ping_interval: 20ms")
-    async with running(text) as agent:
-        await reconnected(agent)
+    async with serving(subscribe_then_say_nothing) as port:
+        text = told(f"redis://127.0.0.1:{port}", sink).replace("ping_interval: 1s", "ping_interval: 20ms")
+        async with running(text) as agent:
+            await reconnected(agent)
     assert len(sessions) >= 2
 
 
@@ -198,7 +171,6 @@ async def test_a_connection_that_falls_silent_is_half_open_and_made_anew(
     ],
 )
 async def test_a_server_that_is_not_ready_is_tried_again(
-    scripted: Callable[[Speak], Any],
     running: Running,
     sink: ObservedSink,
     caplog: pytest.LogCaptureFixture,
@@ -209,8 +181,11 @@ async def test_a_server_that_is_not_ready_is_tried_again(
         writer.write(speech)
         await writer.drain()
 
-    port = await scripted(speak)
-    async with running(told(f"redis://127.0.0.1:{port}", sink, connect_timeout="5s" if speech else "50ms")) as agent:
+    timeout = "5s" if speech else "50ms"
+    async with (
+        serving(speak) as port,
+        running(told(f"redis://127.0.0.1:{port}", sink, connect_timeout=timeout)) as agent,
+    ):
         assert agent.telemetry.counted("stem_agent.receiver.connect_failures") >= 1
     (first, *_) = [record for record in caplog.records if "failed to connect to redis" in record.getMessage()]
     assert reason in first.fields["reason"]  # type: ignore[attr-defined]
@@ -219,8 +194,7 @@ async def test_a_server_that_is_not_ready_is_tried_again(
 async def test_tls_with_a_ca_file_is_verified(
     tls_server: Any, valkey: ValkeyServer, running: Running, sink: ObservedSink, tmp_path: Path, namespace: str
 ) -> None:
-    server = await tls_server(valkey.port)
-    url = f"rediss://localhost:{server.sockets[0].getsockname()[1]}"
+    url = f"rediss://localhost:{await tls_server(valkey.port)}"
     trusting = told(url, sink, namespace, tls=f"{{ca_file: {tmp_path / 'ca.pem'}}}")
     async with running(trusting):
         client = redis.asyncio.Redis(port=valkey.port)

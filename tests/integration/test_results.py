@@ -240,8 +240,7 @@ async def test_tls_trusts_the_ca_file_and_nothing_else(
     namespace: str,
     caplog: pytest.LogCaptureFixture,
 ) -> None:
-    server = await tls_server(valkey.port)
-    url = f"rediss://localhost:{server.sockets[0].getsockname()[1]}"
+    url = f"rediss://localhost:{await tls_server(valkey.port)}"
     trusting = {"ca_file": str(tmp_path / "ca.pem")}
     assert await reading(url, namespace=namespace, tls=trusting).read(["a"]) == {"a": None}
     assert await reading(url, namespace=namespace, tls={"insecure_skip_verify": "true"}).read(["a"]) == {"a": None}
