@@ -237,7 +237,7 @@ async def test_a_canary_measures_the_round_trip_and_is_no_signal(
 async def test_a_subscription_that_hears_nothing_though_pings_are_answered_is_made_anew(
     listen: Listen, proxy: Proxy, caplog: pytest.LogCaptureFixture
 ) -> None:
-    ear = await listen(proxy.url, ping_interval="10ms", canary={**CANARY, "timeout": "100ms"})
+    ear = await listen(proxy.url, ping_interval="200ms", canary={**CANARY, "timeout": "500ms"})
     gauge = ("stem_agent.canary.round_trip", (("receiver", "stem_signals"),))
     await until(lambda: gauge in ear.telemetry.gauges)
     proxy.loses = lambda data: b"message" in data
