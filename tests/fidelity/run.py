@@ -28,6 +28,7 @@ DURATION_SECONDS = 33.0
 RATE = 100.0
 EXAMPLES = 10
 INTERVAL_SECONDS = 0.5
+WIDTH = 100
 ALL = "loss=1%,dup=2%,shuffle=80ms,skew=90s,kill-worker=5s,restart-agent=7s"
 
 
@@ -144,6 +145,7 @@ def main() -> None:
         parser.error("--write keeps all scenarios, so all have to be played")
     played = asyncio.run(play_all(chosen, options))
     console = Console()
+    console.width = max(console.width, WIDTH)
     console.print(table(played, options.duration))
     failed = [each for each in played if each.missed()]
     for each in failed:
