@@ -24,9 +24,10 @@ from agent.exporters.debug import DebugConfig, DebugExporter
 from agent.exporters.otlp_http.answer import interpret, retry_after
 from agent.exporters.sending.batcher import Batcher
 from agent.exporters.sending.config import BatchConfig, QueueConfig, RetryConfig
+from agent.exporters.sending.delivery import RETRIES_EXHAUSTED
 from agent.exporters.sending.outcome import Delivered, Drop, Outcome, Retry
 from agent.exporters.sending.sealed import Sealed, uncompressed
-from agent.exporters.sending.sender import INTERNAL_ERROR, QUEUE_OVERFLOW, RETRIES_EXHAUSTED, SHUTDOWN, Sender
+from agent.exporters.sending.sender import INTERNAL_ERROR, QUEUE_OVERFLOW, SHUTDOWN, Sender
 from agent.otlp.batch import Batch, Kind
 from agent.otlp.resource import Resource
 from agent.telemetry.events import Telemetry

@@ -7,7 +7,8 @@
 | --- | --- |
 | `config` | what an operator writes |
 | `batcher` | when a batch is full: pure |
-| `outcome` | what an answer of the server means: pure |
+| `outcome` | what an attempt can come to: values |
+| `delivery` | what an outcome means for the batch, when to try again: pure |
 | `sealed` | the unit of queueing, retry and accounting |
 | `sender` | the queue of one exporter and one kind, with the tasks that empty it |
 

@@ -21,6 +21,14 @@ class Retry:
 
 
 @dataclass(frozen=True, slots=True)
+class Refused:
+    """The destination refuses us, not the batch (key, permission, path): held for a while, then never sent again."""
+
+    reason: str
+    detail: str
+
+
+@dataclass(frozen=True, slots=True)
 class Drop:
     """Never to be sent again; `reason` labels the ledger, `detail` is for people."""
 
@@ -28,4 +36,4 @@ class Drop:
     detail: str
 
 
-Outcome = Delivered | Retry | Drop
+Outcome = Delivered | Retry | Refused | Drop

@@ -8,12 +8,12 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import ClassVar
 
-from agent.core.backoff import Backoff
 from agent.core.ledger import Account
 from agent.core.tasks import cancel
 from agent.exporters.sending.batcher import Batcher, Pending
 from agent.exporters.sending.config import QueueConfig, RetryConfig
-from agent.exporters.sending.outcome import Delivered, Drop, Outcome, Retry
+from agent.exporters.sending.delivery import Again, Delivery, Grace
+from agent.exporters.sending.outcome import Delivered, Drop, Outcome
 from agent.exporters.sending.sealed import Compress, Sealed, seal
 from agent.otlp.batch import Batch
 from agent.telemetry.events import Event, Telemetry
@@ -23,7 +23,6 @@ Transport = Callable[[Sealed], Awaitable[Outcome]]
 
 QUEUE_OVERFLOW = "queue_overflow"
 SHUTDOWN = "shutdown"
-RETRIES_EXHAUSTED = "retries_exhausted"
 INTERNAL_ERROR = "internal_error"
 
 
@@ -99,6 +98,7 @@ class Sender:
         account: Account,
         telemetry: Telemetry,
         executor: Executor,
+        auth_grace: float = 0.0,
     ) -> None:
         self._queue = queue
         self._retry = retry
@@ -107,6 +107,7 @@ class Sender:
         self._account = account
         self._telemetry = telemetry
         self._executor = executor
+        self._grace = Grace(auth_grace)
         self._batcher = Batcher(max_items=queue.batch.max_items, max_bytes=queue.batch.max_bytes)
         self._unsealed: deque[Pending] = deque()
         self._sealed: deque[Sealed] = deque()
@@ -249,34 +250,29 @@ class Sender:
 
     async def _deliver(self, sealed: Sealed) -> None:
         loop = asyncio.get_running_loop()
-        backoff = Backoff(self._retry.initial_interval, self._retry.max_interval)
-        limit = self._retry.max_elapsed_time
-        give_up_at = loop.time() + limit if limit else float("inf")
+        delivery = Delivery(self._retry, self._grace, loop.time())
         while True:
             try:
                 outcome = await self._transport(sealed)
             except Exception as error:  # noqa: BLE001 - a fault of ours must cost this batch, not the queue
                 outcome = Drop(INTERNAL_ERROR, f"{type(error).__name__}: {error}")
-            if isinstance(outcome, Delivered):
-                self._delivered(sealed, outcome)
+            verdict = delivery.decide(outcome, loop.time(), stopping=self._stopping.is_set())
+            if isinstance(verdict, Delivered):
+                self._delivered(sealed, verdict)
                 return
-            if isinstance(outcome, Drop):
-                self._drop(outcome.reason, sealed.count, outcome.detail)
+            if isinstance(verdict, Drop):
+                self._drop(verdict.reason, sealed.count, verdict.detail)
                 return
-            delay = backoff.next(outcome.after)
-            if not self._retry.enabled or loop.time() + delay > give_up_at:
-                self._drop(RETRIES_EXHAUSTED, sealed.count, f"{outcome.reason}: {outcome.detail}")
-                return
-            await self._pause(outcome, delay)
+            await self._pause(verdict)
 
-    async def _pause(self, outcome: Retry, delay: float) -> None:
+    async def _pause(self, again: Again) -> None:
         account = self._account
-        self._telemetry.emit(DeliveryRetried(account.exporter, account.kind, outcome.reason, outcome.detail, delay))
+        self._telemetry.emit(DeliveryRetried(account.exporter, account.kind, again.reason, again.detail, again.delay))
         if self._stopping.is_set():
-            await asyncio.sleep(min(delay, self._retry.initial_interval))
+            await asyncio.sleep(again.delay)
             return
         try:
-            async with asyncio.timeout(delay):
+            async with asyncio.timeout(again.delay):
                 await self._stopping.wait()
         except TimeoutError:
             pass
