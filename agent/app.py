@@ -15,7 +15,7 @@ from collections.abc import Mapping
 from agent import __version__
 from agent.configuration import SELF_METRICS_OFF, AgentConfig
 from agent.core.clock import SteadyClock
-from agent.core.errors import EXIT_LOST, EXIT_OK
+from agent.core.errors import EXIT_HELD, EXIT_LOST, EXIT_OK
 from agent.core.ledger import Ledger
 from agent.exporters.otlp_http.config import OtlpHttpConfig
 from agent.otlp.batch import Kind
@@ -113,11 +113,12 @@ class Agent:
                 "dropped": _by_reason(account.dropped),
                 "held": account.held,
             }
-            log(logging.ERROR if account.lost or account.held else logging.INFO, "ledger", fields)
-        lost = self.ledger.lost + sum(account.held for account in self.ledger.accounts.values())
-        lost += sum(self.telemetry.counted(name, **labels) for name, labels in _LOST_COUNTERS)
-        log(logging.ERROR if lost else logging.INFO, "stem-agent stopped", {"lost": lost})
-        return EXIT_LOST if lost else EXIT_OK
+            log(logging.ERROR if account.lost else logging.INFO, "ledger", fields)
+        held = sum(account.held for account in self.ledger.accounts.values())
+        lost = self.ledger.lost + sum(self.telemetry.counted(name, **labels) for name, labels in _LOST_COUNTERS)
+        # Exporters drop and count what they cannot keep: what is still held is on a disk, and the next start sends it.
+        log(logging.ERROR if lost else logging.INFO, "stem-agent stopped", {"lost": lost, "held": held})
+        return EXIT_LOST if lost else EXIT_HELD if held else EXIT_OK
 
     # --- self metrics ------------------------------------------------------------------------------------------------
 

@@ -1,7 +1,7 @@
 """From the text of a YAML file to a checked configuration: every problem found, all at once."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
 from pathlib import Path
@@ -11,7 +11,7 @@ from pydantic import Field
 
 from agent.core.errors import ConfigError, Problem
 from agent.otlp.batch import Kind
-from agent.registry import SECTIONS, type_of
+from agent.registry import SECTIONS, STORAGE, type_of
 from agent.settings.document import Document, read
 from agent.settings.document import Path as KeyPath
 from agent.settings.model import Config
@@ -189,6 +189,7 @@ class _References:
         for index, identity in enumerate(_texts(service.get("extensions"))):
             self._follow(identity, ("service", "extensions", index), ("extensions",), "the list of extensions")
         self._self_metrics(service)
+        self._storages(_texts(service.get("extensions")))
         for identity in sorted(self._used["connectors"]):
             for role, other in (("exporters", "receivers"), ("receivers", "exporters")):
                 if identity not in self._roles[role]:
@@ -206,6 +207,27 @@ class _References:
             path = ("service", "telemetry", "metrics", "exporter")
             hint = nearest(name, [*carriers, SELF_METRICS_OFF])
             self._document.problem(path, f"found {name!r}, expected the id of an {SELF_METRICS_CARRIER}{hint}")
+
+    def _storages(self, running: Sequence[str]) -> None:
+        """Follow every option `storage`, of a component or of its queue."""
+        known = [identity for identity in self._ids["extensions"] if type_of(identity) == STORAGE]
+        for section in SECTIONS:
+            for identity, options in _mapping(self._root.get(section)).items():
+                for within in ((), ("sending_queue",)):
+                    found = _mapping(options)
+                    for key in within:
+                        found = _mapping(found.get(key))
+                    name = found.get("storage")
+                    path = (section, identity, *within, "storage")
+                    if not isinstance(name, str) or (name in running and name in known):
+                        continue
+                    if name in known:
+                        message = f"found {name!r}, which does not run: name it in service.extensions, too"
+                    else:
+                        message = (
+                            f"found {name!r}, expected the id of a {STORAGE} under extensions{nearest(name, known)}"
+                        )
+                    self._document.problem(path, message)
 
     def _pipeline(self, name: str, pipeline: Mapping[str, Any]) -> None:
         path: KeyPath = ("service", "pipelines", name)

@@ -39,13 +39,14 @@ class Graph:
         self._host = host
         self._started: list[Component] = []
         pipelines = config.service.pipelines
+        extensions = self._extensions()  # first, because the others use them
         exporters = self._exporters(
             sorted({name for p in pipelines.values() for name in self._known("exporters", p.exporters)})
         )
         processors, outputs = self._outputs(exporters)
         connectors = self._connectors(outputs)
         self.stages: list[tuple[str, Mapping[str, Component]]] = [
-            ("extensions", self._extensions()),
+            ("extensions", extensions),
             ("exporters", exporters),
             ("processors", processors),
             ("connectors", connectors),

@@ -5,7 +5,7 @@ all components share. It never sees its neighbours.
 """
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
 
 from agent.core.clock import Clock
@@ -23,6 +23,8 @@ from agent.receivers.stem_signals.config import StemSignalsConfig
 from agent.receivers.stem_signals.receiver import StemSignalsReceiver
 from agent.settings.model import Config
 from agent.stem.wire import SignalConsumer
+from agent.storage.config import FileStorageConfig
+from agent.storage.file_storage import FileStorage
 from agent.telemetry.events import Telemetry
 
 
@@ -34,6 +36,11 @@ class Host:
     ledger: Ledger
     clock: Clock
     resource: Resource
+    storages: dict[str, FileStorage] = field(default_factory=dict)
+
+    def storage(self, identity: str | None) -> FileStorage | None:
+        """Return the storage of an id; None for none."""
+        return self.storages[identity] if identity else None
 
 
 class Exporter(Component, Consumer, Protocol):
@@ -58,6 +65,8 @@ class ComponentType(Generic[Build]):
     config: type[Config]
     build: Build
 
+
+STORAGE = "file_storage"
 
 BuildReceiver = Callable[[str, Any, SignalConsumer, Host], Component]
 BuildConnector = Callable[[str, Any, Mapping[Kind, Consumer], Host], Connector]
@@ -89,11 +98,22 @@ PROCESSORS: dict[str, ComponentType[BuildProcessor]] = {
 EXPORTERS: dict[str, ComponentType[BuildExporter]] = {
     "otlp_http": ComponentType(
         OtlpHttpConfig,
-        lambda identity, config, host: OtlpHttpExporter(identity, config, host.ledger, host.telemetry),
+        lambda identity, config, host: OtlpHttpExporter(
+            identity, config, host.ledger, host.telemetry, host.storage(config.sending_queue.storage)
+        ),
     ),
     "debug": ComponentType(DebugConfig, lambda identity, config, host: DebugExporter(identity, config, host.ledger)),
 }
-EXTENSIONS: dict[str, ComponentType[BuildExtension]] = {}
+
+
+def _file_storage(identity: str, config: FileStorageConfig, host: Host) -> FileStorage:
+    """Build a storage, and leave it where the others find it: extensions are built first."""
+    storage = host.storages[identity] = FileStorage(identity, config, host.telemetry, host.clock)
+    return storage
+
+
+EXTENSIONS: dict[str, ComponentType[BuildExtension]] = {STORAGE: ComponentType(FileStorageConfig, _file_storage)}
+
 
 SECTIONS: dict[str, Mapping[str, ComponentType[Any]]] = {
     "receivers": RECEIVERS,

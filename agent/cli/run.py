@@ -21,8 +21,8 @@ def run(
 ) -> None:
     """Run the agent until SIGTERM or SIGINT.
 
-    Exit codes: 0 everything that was accepted was delivered; 4 something was lost; 78 configuration, or a peer that
-    refused for a reason that will not heal.
+    Exit codes: 0 everything that was accepted was delivered; 3 something is left on the disk, for the next start to
+    deliver; 4 something was lost; 78 configuration, or a peer that refused for a reason that will not heal.
     """
     loaded = load_or_exit(config)
     settings = loaded.service.telemetry.logs

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 EXIT_OK = 0
+EXIT_HELD = 3  # stopped, and something is on the disk that the next start will deliver
 EXIT_LOST = 4  # stopped, but something that was accepted did not reach its destination
 EXIT_CONFIG = 78  # EX_CONFIG
 

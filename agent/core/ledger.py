@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 class Account:
     """The books of one exporter and one kind of telemetry, in items (spans, log records, data points).
 
-    `accepted = delivered + rejected + dropped + held` at every moment: `held` is what the others leave.
+    `accepted = delivered + rejected + dropped + held` at every moment: `held` is what the others leave. Of what was
+    accepted, `restored` was left on the disk by an earlier process.
     """
 
     exporter: str
     kind: str
     accepted: int = 0
+    restored: int = 0
     delivered: int = 0
     rejected: Counter[str] = field(default_factory=Counter)
     dropped: Counter[str] = field(default_factory=Counter)

@@ -3,6 +3,7 @@ cancellation, and leaves no task behind. A component that is registered is teste
 
 import asyncio
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -36,8 +37,12 @@ ALL = [(section, name) for section, types in SECTIONS.items() for name in types]
 
 
 @pytest.fixture
-def environ(valkey: ValkeyServer, sink: Sink) -> dict[str, str]:
-    return {"STEM_BROKER_URL": valkey.connection_url, "STEM_OTLP_ENDPOINT": sink.url}
+def environ(valkey: ValkeyServer, sink: Sink, tmp_path: Path) -> dict[str, str]:
+    return {
+        "STEM_BROKER_URL": valkey.connection_url,
+        "STEM_OTLP_ENDPOINT": sink.url,
+        "STEM_AGENT_DIRECTORY": str(tmp_path),
+    }
 
 
 def build(section: str, name: str, environ: dict[str, str]) -> Component:

@@ -18,6 +18,7 @@ from agent.exporters.sending.outcome import Drop, Outcome, Retry
 from agent.exporters.sending.sealed import Sealed, gzip, uncompressed
 from agent.exporters.sending.sender import Sender
 from agent.otlp.batch import Batch, Kind
+from agent.storage.file_storage import FileStorage
 from agent.telemetry.events import Telemetry
 
 # OTLP exporter specification, "User Agent": the distribution's own product token comes first.
@@ -27,11 +28,19 @@ USER_AGENT = f"stem-agent/{__version__} OTel-OTLP-Exporter-Python/{otlp_version}
 class OtlpHttpExporter:
     """Sends batches of every kind it is given to the destination of its configuration."""
 
-    def __init__(self, identity: str, config: OtlpHttpConfig, ledger: Ledger, telemetry: Telemetry) -> None:
+    def __init__(
+        self,
+        identity: str,
+        config: OtlpHttpConfig,
+        ledger: Ledger,
+        telemetry: Telemetry,
+        storage: FileStorage | None = None,
+    ) -> None:
         self._id = identity
         self._config = config
         self._ledger = ledger
         self._telemetry = telemetry
+        self._storage = storage
         self._executor: ThreadPoolExecutor | None = None
         self._session: aiohttp.ClientSession | None = None
         self._senders: dict[Kind, Sender] = {}
@@ -80,6 +89,7 @@ class OtlpHttpExporter:
             account=self._ledger.account(self._id, kind),
             telemetry=self._telemetry,
             executor=executor,
+            storage=self._storage,
         )
         self._telemetry.gauge(
             "stem_agent.exporter.queue.size", lambda: float(sender.queued_bytes), exporter=self._id, signal=kind

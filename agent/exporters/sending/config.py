@@ -25,6 +25,9 @@ class QueueConfig(Config):
     queue_size: ByteSize = Field(
         64 << 20, gt=0, description="bytes held per kind (traces, metrics, logs); beyond it the oldest batch is dropped"
     )
+    storage: str | None = Field(
+        None, description="id of a `file_storage`: sealed batches are kept there until they are accepted"
+    )
     num_consumers: int = Field(1, gt=0, le=64, description="requests under way at once, per kind")
     batch: BatchConfig = Field(default_factory=BatchConfig, description="when a batch is closed")
 
@@ -36,5 +39,7 @@ class RetryConfig(Config):
     initial_interval: Duration = Field(1.0, gt=0, description="ceiling of the first delay; doubles, with full jitter")
     max_interval: Duration = Field(30.0, gt=0, description="ceiling of every delay, a server's `Retry-After` included")
     max_elapsed_time: Duration = Field(
-        0.0, ge=0, description="give a batch up after this long; 0: never, so that only a full queue drops"
+        0.0,
+        ge=0,
+        description="give a batch up after this long; 0: never, so that only a full queue drops (nor with a `storage`)",
     )

@@ -2,7 +2,8 @@
 
 import zlib
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from uuid import uuid4
 
 from agent.exporters.sending.batcher import Pending
 from agent.otlp.request import encode_request
@@ -15,11 +16,20 @@ Compress = Callable[[bytes], bytes]
 
 @dataclass(frozen=True, slots=True)
 class Sealed:
-    """The body of one request; `count` items, `size` bytes before compression."""
+    """The body of one request; `count` items, `size` bytes before compression.
+
+    `begun_ns` is when the first item came (Unix nanoseconds, 0 unknown), `ages` how old the signals behind them are.
+    `encoding` is the content coding of the body (RFC 9110). `batch_id` stays with it through every repetition and
+    restart, so that a destination can recognise what it has.
+    """
 
     body: bytes
     count: int
     size: int
+    begun_ns: int = 0
+    ages: tuple[tuple[int, int], ...] = ()
+    encoding: str = "identity"
+    batch_id: str = field(default_factory=lambda: uuid4().hex)
 
 
 def gzip(data: bytes) -> bytes:

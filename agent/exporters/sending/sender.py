@@ -1,6 +1,7 @@
 """The queue of one exporter and one kind of telemetry, and the tasks that empty it."""
 
 import asyncio
+import contextlib
 import logging
 from collections import deque
 from collections.abc import Awaitable, Callable
@@ -14,8 +15,11 @@ from agent.exporters.sending.batcher import Batcher, Pending
 from agent.exporters.sending.config import QueueConfig, RetryConfig
 from agent.exporters.sending.delivery import Again, Delivery, Grace
 from agent.exporters.sending.outcome import Delivered, Drop, Outcome
+from agent.exporters.sending.queue import BatchQueue, DiskQueue, MemoryQueue, Taken
 from agent.exporters.sending.sealed import Compress, Sealed, seal
 from agent.otlp.batch import Batch
+from agent.storage.file_storage import FileStorage
+from agent.storage.rows import End, QueueName
 from agent.telemetry.events import Event, Telemetry
 
 Transport = Callable[[Sealed], Awaitable[Outcome]]
@@ -24,6 +28,8 @@ Transport = Callable[[Sealed], Awaitable[Outcome]]
 QUEUE_OVERFLOW = "queue_overflow"
 SHUTDOWN = "shutdown"
 INTERNAL_ERROR = "internal_error"
+_SEAL_SECONDS = 1.0
+"""Within so long everything is on the disk when the agent stops, however little time is left for the network."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,10 +91,11 @@ class DestinationWarned(Event):
 class Sender:
     """Batches, seals, holds and delivers the items of one account.
 
-    What is held never exceeds `queue_size` bytes: the oldest batch that is not under way is dropped and counted.
+    What is held in memory never exceeds `queue_size` bytes: the oldest batch that is not under way is dropped and
+    counted. With a `storage` every sealed batch is written to disk before it is sent, where other limits hold.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it is made of, by name
         self,
         *,
         queue: QueueConfig,
@@ -99,9 +106,11 @@ class Sender:
         telemetry: Telemetry,
         executor: Executor,
         auth_grace: float = 0.0,
+        storage: FileStorage | None = None,
     ) -> None:
-        self._queue = queue
-        self._retry = retry
+        self._config = queue
+        # What is on disk is limited by age and size there, not by a time for retrying.
+        self._retry = retry.model_copy(update={"max_elapsed_time": 0.0}) if storage else retry
         self._compress = compress
         self._transport = transport
         self._account = account
@@ -110,16 +119,17 @@ class Sender:
         self._grace = Grace(auth_grace)
         self._batcher = Batcher(max_items=queue.batch.max_items, max_bytes=queue.batch.max_bytes)
         self._unsealed: deque[Pending] = deque()
-        self._sealed: deque[Sealed] = deque()
-        self._bytes = 0  # of unsealed and sealed batches; what is pending or under way is bounded by its own limits
+        self._unsealed_bytes = 0
+        name = QueueName(account.exporter, account.kind)
+        self._queue: BatchQueue = DiskQueue(storage, name, self) if storage else MemoryQueue()
         self._to_seal = asyncio.Event()
         self._to_send = asyncio.Event()
+        self._sealed_up = asyncio.Event()
         self._idle = asyncio.Event()
-        self._idle.set()
         self._stopping = asyncio.Event()
         self._flush_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._under_way: dict[asyncio.Task[None], Sealed] = {}
+        self._under_way: dict[asyncio.Task[None], Taken] = {}
 
     @property
     def name(self) -> str:
@@ -128,14 +138,14 @@ class Sender:
 
     @property
     def queued_bytes(self) -> int:
-        """Bytes of closed batches that wait."""
-        return self._bytes
+        """Bytes of closed batches that wait in memory alone; what is under way is bounded by its own limits."""
+        return self._unsealed_bytes + self._queue.memory_bytes
 
     @property
     def held(self) -> int:
         """Items counted where they are: pending, waiting, under way. The account's `held` must say the same."""
         count = self._batcher.pending.count + sum(pending.count for pending in self._unsealed)
-        return count + sum(batch.count for batch in (*self._sealed, *self._under_way.values()))
+        return count + self._queue.items + sum(taken.sealed.count for taken in self._under_way.values())
 
     # --- in --------------------------------------------------------------------------------------------------------
 
@@ -146,7 +156,7 @@ class Sender:
             self._close(full)
         if self._batcher.pending.count and self._flush_timer is None:
             loop = asyncio.get_running_loop()
-            self._flush_timer = loop.call_later(self._queue.batch.flush_timeout, self._flush)
+            self._flush_timer = loop.call_later(self._config.batch.flush_timeout, self._flush)
 
     def _flush(self) -> None:
         if self._flush_timer:
@@ -157,33 +167,41 @@ class Sender:
 
     def _close(self, pending: Pending) -> None:
         self._unsealed.append(pending)
-        self._bytes += pending.size
+        self._unsealed_bytes += pending.size
         self._make_room()
         self._idle.clear()
+        self._sealed_up.clear()
         self._to_seal.set()
 
     def _make_room(self) -> None:
-        while self._bytes > self._queue.queue_size and (self._sealed or len(self._unsealed) > 1):
-            if self._sealed:
-                count, size = (oldest := self._sealed.popleft()).count, len(oldest.body)
+        while self.queued_bytes > self._config.queue_size:
+            if (oldest := self._queue.shed()) is not None:
+                count = oldest.count
+            elif len(self._unsealed) > 1:
+                count = (waiting := self._unsealed.popleft()).count
+                self._unsealed_bytes -= waiting.size
             else:
-                count, size = (waiting := self._unsealed.popleft()).count, waiting.size
-            self._bytes -= size
-            self._drop(QUEUE_OVERFLOW, count, f"queue_size of {self._queue.queue_size} bytes reached")
+                return
+            self.dropped(QUEUE_OVERFLOW, count, f"queue_size of {self._config.queue_size} bytes reached")
 
     # --- out -------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
-        """Start sealing and sending."""
+        """Find what an earlier process left, and start sealing and sending."""
         self._stopping.clear()
+        await self._queue.open()
         self._tasks = [asyncio.create_task(self._seal_all(), name=f"{self.name}: seal")]
         self._tasks += [
             asyncio.create_task(self._send_all(), name=f"{self.name}: send {index}")
-            for index in range(self._queue.num_consumers)
+            for index in range(self._config.num_consumers)
         ]
+        self._look_around()
 
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - see Component
-        """Close the pending batch, deliver until `timeout` seconds are over, drop and count what is left."""
+        """Close the pending batch, deliver until `timeout` seconds are over.
+
+        What is left then stays on the disk, where there is one, and else is dropped and counted.
+        """
         self._flush()
         self._stopping.set()  # whoever waits for a retry tries again at once
         try:
@@ -196,15 +214,21 @@ class Sender:
             await self._close_books()
 
     async def _close_books(self) -> None:
+        if self._tasks and self._queue.keeps:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_SEAL_SECONDS):
+                    await self._sealed_up.wait()
         tasks, self._tasks = self._tasks, []
         await cancel(tasks)
-        left = self.held
+        while self._under_way:
+            _, taken = self._under_way.popitem()
+            await self._queue.put_back(taken)
+        left = self._batcher.flush().count + sum(pending.count for pending in self._unsealed)
         self._unsealed.clear()
-        self._sealed.clear()
-        self._under_way.clear()
-        self._bytes = 0
+        self._unsealed_bytes = 0
+        left += await self._queue.close()
         if left:
-            self._drop(SHUTDOWN, left, "not delivered before shutdown_timeout")
+            self.dropped(SHUTDOWN, left, "not delivered before shutdown_timeout")
 
     async def _seal_all(self) -> None:
         loop = asyncio.get_running_loop()
@@ -217,38 +241,44 @@ class Sender:
                 try:
                     sealed = await loop.run_in_executor(self._executor, seal, pending, self._compress)
                 except Exception as error:  # noqa: BLE001 - see _deliver
-                    if self._unsealed and self._unsealed[0] is pending:
-                        self._unsealed.popleft()
-                        self._bytes -= pending.size
-                        self._drop(INTERNAL_ERROR, pending.count, f"{type(error).__name__}: {error}")
-                    self._check_idle()
+                    if self._popped(pending):
+                        self.dropped(INTERNAL_ERROR, pending.count, f"{type(error).__name__}: {error}")
                     continue
-                if self._unsealed and self._unsealed[0] is pending:  # else it was dropped meanwhile
-                    self._unsealed.popleft()
-                    self._sealed.append(sealed)
-                    self._bytes += len(sealed.body) - pending.size
+                if self._popped(pending):
+                    await self._queue.put(sealed)
                     self._to_send.set()
+            self._look_around()
+
+    def _popped(self, pending: Pending) -> bool:
+        """Take out what was sealed; return False if it was dropped meanwhile."""
+        if not (self._unsealed and self._unsealed[0] is pending):
+            return False
+        self._unsealed.popleft()
+        self._unsealed_bytes -= pending.size
+        return True
 
     async def _send_all(self) -> None:
         task = asyncio.current_task()
-        while True:
-            while not self._sealed:
+        while task:
+            taken = await self._queue.take()
+            if taken is None:
                 self._to_send.clear()
-                self._check_idle()
+                self._look_around()
                 await self._to_send.wait()
-            sealed = self._sealed.popleft()
-            self._bytes -= len(sealed.body)
-            if task:
-                self._under_way[task] = sealed
-            await self._deliver(sealed)
-            if task:
-                del self._under_way[task]
+                continue
+            self._under_way[task] = taken
+            end = await self._deliver(taken.sealed)
+            del self._under_way[task]
+            await self._queue.done(taken, end)
 
-    def _check_idle(self) -> None:
-        if not (self._sealed or self._unsealed or self._under_way):
-            self._idle.set()
+    def _look_around(self) -> None:
+        """See whether everything is sealed, and whether nothing is left at all."""
+        if not self._unsealed:
+            self._sealed_up.set()
+            if not (self._queue.items or self._under_way):
+                self._idle.set()
 
-    async def _deliver(self, sealed: Sealed) -> None:
+    async def _deliver(self, sealed: Sealed) -> End:
         loop = asyncio.get_running_loop()
         delivery = Delivery(self._retry, self._grace, loop.time())
         while True:
@@ -258,11 +288,10 @@ class Sender:
                 outcome = Drop(INTERNAL_ERROR, f"{type(error).__name__}: {error}")
             verdict = delivery.decide(outcome, loop.time(), stopping=self._stopping.is_set())
             if isinstance(verdict, Delivered):
-                self._delivered(sealed, verdict)
-                return
+                return self._delivered(sealed, verdict)
             if isinstance(verdict, Drop):
-                self._drop(verdict.reason, sealed.count, verdict.detail)
-                return
+                self.dropped(verdict.reason, sealed.count, verdict.detail)
+                return End(dropped=sealed.count, reason=verdict.reason)
             await self._pause(verdict)
 
     async def _pause(self, again: Again) -> None:
@@ -279,7 +308,23 @@ class Sender:
 
     # --- the books -------------------------------------------------------------------------------------------------
 
-    def _delivered(self, sealed: Sealed, outcome: Delivered) -> None:
+    def restored(self, items: int) -> None:
+        """Accept what an earlier process left on the disk."""
+        self._account.accepted += items
+        self._account.restored += items
+        self._idle.clear()
+
+    def dropped(self, reason: str, items: int, detail: str) -> None:
+        """Give items up, and say so."""
+        account = self._account
+        account.dropped[reason] += items
+        self._telemetry.emit(ItemsDropped(account.exporter, account.kind, reason, items, detail))
+
+    def ready(self) -> None:
+        """Look whether there is something to send."""
+        self._to_send.set()
+
+    def _delivered(self, sealed: Sealed, outcome: Delivered) -> End:
         account = self._account
         rejected = min(outcome.rejected, sealed.count)
         account.delivered += sealed.count - rejected
@@ -288,8 +333,4 @@ class Sender:
             self._telemetry.emit(ItemsRejected(account.exporter, account.kind, rejected, outcome.message))
         elif outcome.message:
             self._telemetry.emit(DestinationWarned(account.exporter, account.kind, outcome.message))
-
-    def _drop(self, reason: str, count: int, detail: str) -> None:
-        account = self._account
-        account.dropped[reason] += count
-        self._telemetry.emit(ItemsDropped(account.exporter, account.kind, reason, count, detail))
+        return End(delivered=sealed.count - rejected, rejected=rejected)

@@ -1,0 +1,349 @@
+"""What sealed batches wait in: memory alone, or a file on disk as well. One queue per exporter and kind.
+
+Every item is counted in `items` from the call of `put` until `take` has returned it, whatever the disk does meanwhile.
+"""
+
+import asyncio
+from collections import OrderedDict, deque
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Protocol
+
+from agent.core.tasks import cancel
+from agent.exporters.sending.sealed import Sealed
+from agent.storage.disk import AWAY, Away
+from agent.storage.file_storage import FileStorage
+from agent.storage.rows import End, Gone, QueueName, Row, Stored
+
+STORAGE_CORRUPT = "storage_corrupt"
+HOT_BYTES = 8 << 20
+"""Of the batches on disk so much stays in memory, too: a destination that keeps up is not paid for by reading."""
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Taken:
+    """A batch on its way; `identity` is its row on the disk, 0 where it is in memory alone."""
+
+    sealed: Sealed
+    identity: int = 0
+
+
+class Keeper(Protocol):
+    """Whose queue it is."""
+
+    def restored(self, items: int) -> None:
+        """Take note of items that an earlier process left on the disk."""
+
+    def dropped(self, reason: str, items: int, detail: str) -> None:
+        """Take note of items that will never be sent."""
+
+    def ready(self) -> None:
+        """Take note that there may be something to take."""
+
+
+class BatchQueue(Protocol):
+    """Batches, oldest first."""
+
+    @property
+    def keeps(self) -> bool:
+        """Whether what waits survives the end of the process."""
+
+    @property
+    def items(self) -> int:
+        """Items that wait."""
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the batches that are in memory alone."""
+
+    async def open(self) -> None:
+        """Find what an earlier process left."""
+
+    async def put(self, sealed: Sealed) -> None:
+        """Take a batch in; when this returns, it is as safe as it gets. A caller that is cancelled loses nothing."""
+
+    async def take(self) -> Taken | None:
+        """Hand out the oldest batch; None if there is none."""
+
+    async def done(self, taken: Taken, end: End) -> None:
+        """Forget a batch that was taken, because this became of it."""
+
+    async def put_back(self, taken: Taken) -> None:
+        """Take a batch in again whose way was cut short."""
+
+    def shed(self) -> Sealed | None:
+        """Give up the oldest batch that is in memory alone; None if there is none."""
+
+    async def close(self) -> int:
+        """End; return the items that end with it."""
+
+
+class MemoryQueue:
+    """Batches in memory."""
+
+    keeps = False
+
+    def __init__(self) -> None:
+        self._line: deque[Sealed] = deque()
+        self.items = 0
+        self.memory_bytes = 0
+
+    async def open(self) -> None:
+        """Do nothing: nobody left anything."""
+
+    async def put(self, sealed: Sealed) -> None:
+        """Take a batch in."""
+        self.add(sealed)
+
+    def add(self, sealed: Sealed) -> None:
+        """Take a batch in."""
+        self._line.append(sealed)
+        self.items += sealed.count
+        self.memory_bytes += len(sealed.body)
+
+    async def take(self) -> Taken | None:
+        """Hand out the oldest batch."""
+        sealed = self.shed()
+        return Taken(sealed) if sealed else None
+
+    async def done(self, taken: Taken, end: End) -> None:
+        """Do nothing: it was forgotten when it was taken."""
+
+    async def put_back(self, taken: Taken) -> None:
+        """Take a batch in again."""
+        self.add(taken.sealed)
+
+    def shed(self) -> Sealed | None:
+        """Give up the oldest batch."""
+        if not self._line:
+            return None
+        sealed = self._line.popleft()
+        self.items -= sealed.count
+        self.memory_bytes -= len(sealed.body)
+        return sealed
+
+    async def close(self) -> int:
+        """End; everything ends with it."""
+        items = self.items
+        while self.shed():
+            pass
+        return items
+
+
+class DiskQueue:
+    """Batches on a disk: the newest of them in memory, too (`hot`), the older ones only there (`cold`).
+
+    Where the disk does not take a batch it waits in memory alone, and is written when the disk works again.
+    """
+
+    keeps = True
+
+    def __init__(self, storage: FileStorage, name: QueueName, keeper: Keeper) -> None:
+        self._storage = storage
+        self._name = name
+        self._keeper = keeper
+        self._memory = MemoryQueue()
+        self._hot: OrderedDict[int, Sealed] = OrderedDict()
+        self._hot_bytes = 0
+        self._cold_batches = 0
+        self._cold_items = 0
+        self._claimed: dict[int, int] = {}  # items of the row that is being taken from the hot
+        self._under_way: set[int] = set()
+        self._ended: dict[int, End] = {}  # what the disk would not forget yet
+        self._putting: dict[asyncio.Task[None], int] = {}
+        self._taking = asyncio.Lock()
+        self._known = False
+        self._recovering: asyncio.Task[None] | None = None
+
+    @property
+    def items(self) -> int:
+        """Items that wait, wherever."""
+        hot = sum(sealed.count for sealed in self._hot.values()) + sum(self._claimed.values())
+        return self._cold_items + hot + self._memory.items + sum(self._putting.values())
+
+    @property
+    def memory_bytes(self) -> int:
+        """Bytes of the batches that the disk did not take."""
+        return self._memory.memory_bytes
+
+    async def open(self) -> None:
+        """Find what an earlier process left; later, if the disk cannot be read now."""
+        stock = await self._storage.attach(self._name, self)
+        if stock is AWAY or self._known:
+            return
+        # Nothing is written before this is known, so that all of it is an earlier process's.
+        self._known = True
+        self._cold_batches, self._cold_items = stock.batches, stock.items
+        if stock.items:
+            self._keeper.restored(stock.items)
+        self._keeper.ready()
+
+    # --- in -----------------------------------------------------------------------------------------------------------
+
+    async def put(self, sealed: Sealed) -> None:
+        """Write a batch, or keep it in memory where that fails."""
+        task = asyncio.create_task(self._put(sealed), name=f"{self._name.exporter}: {self._name.kind}: put")
+        self._putting[task] = sealed.count
+        await asyncio.shield(task)
+
+    async def _put(self, sealed: Sealed) -> None:
+        identity: int | Away = AWAY
+        try:
+            if self._known:
+                identity = await self._storage.insert(self._name, _row(sealed, self._storage.clock()))
+        finally:
+            if task := asyncio.current_task():
+                self._putting.pop(task, None)
+            if identity is AWAY:
+                self._memory.add(sealed)
+            else:
+                self._hot[identity] = sealed
+                self._hot_bytes += len(sealed.body)
+                self._cool_down()
+            self._keeper.ready()
+
+    def _cool_down(self) -> None:
+        while self._hot_bytes > HOT_BYTES and len(self._hot) > 1:
+            _, oldest = self._hot.popitem(last=False)
+            self._hot_bytes -= len(oldest.body)
+            self._cold_batches += 1
+            self._cold_items += oldest.count
+
+    # --- out ----------------------------------------------------------------------------------------------------------
+
+    async def take(self) -> Taken | None:
+        """Hand out the oldest batch."""
+        async with self._taking:
+            while self._cold_batches:
+                stored = await self._storage.next(self._name, but=self._under_way | self._ended.keys())
+                if stored is AWAY:
+                    break
+                if (taken := await self._warm_up(stored)) is not None:
+                    return taken
+            while self._hot:
+                identity, sealed = self._hot.popitem(last=False)
+                self._hot_bytes -= len(sealed.body)
+                self._claimed[identity] = sealed.count
+                await self._storage.claim(identity)
+                if self._claimed.pop(identity, None) is not None:  # else it had to go, which was told meanwhile
+                    self._under_way.add(identity)
+                    return Taken(sealed, identity)
+            return await self._memory.take()
+
+    async def _warm_up(self, stored: Stored | None) -> Taken | None:
+        if stored is None:
+            self._keeper.dropped(STORAGE_CORRUPT, self._cold_items, "they are not on the disk any more")
+            self._cold_batches = self._cold_items = 0
+            return None
+        self._cold_batches -= 1
+        self._cold_items -= stored.items
+        self._under_way.add(stored.id)
+        if stored.row is None:
+            self._keeper.dropped(STORAGE_CORRUPT, stored.items, "a batch on the disk is not what was written")
+            await self.done(Taken(_NOTHING, stored.id), End(dropped=stored.items, reason=STORAGE_CORRUPT))
+            return None
+        return Taken(_sealed(stored.row), stored.id)
+
+    async def done(self, taken: Taken, end: End) -> None:
+        """Take a batch off the disk."""
+        if not taken.identity:
+            return
+        self._under_way.discard(taken.identity)
+        if await self._storage.remove(self._name, taken.identity, end) is AWAY:
+            self._ended[taken.identity] = end
+
+    async def put_back(self, taken: Taken) -> None:
+        """Count a batch that stays on the disk, or write it now."""
+        if not taken.identity:
+            await self.put(taken.sealed)
+            return
+        self._under_way.discard(taken.identity)
+        self._cold_batches += 1
+        self._cold_items += taken.sealed.count
+
+    def shed(self) -> Sealed | None:
+        """Give up the oldest batch that the disk did not take."""
+        return self._memory.shed()
+
+    async def close(self) -> int:
+        """End: what is on the disk stays there, what is not ends with us."""
+        while self._putting:
+            await asyncio.wait(self._putting)
+        if self._recovering:
+            await cancel([self._recovering])
+            self._recovering = None
+        return await self._memory.close()
+
+    # --- what the storage tells ---------------------------------------------------------------------------------------
+
+    def gone(self, what: Gone) -> None:
+        """Take note that a batch had to go unsent."""
+        if (sealed := self._hot.pop(what.id, None)) is not None:
+            self._hot_bytes -= len(sealed.body)
+        elif what.id in self._under_way or what.id in self._ended:
+            return  # its claim did not reach the disk; it is sent all the same
+        elif self._claimed.pop(what.id, None) is None:
+            self._cold_batches = max(0, self._cold_batches - 1)
+            self._cold_items -= what.items
+        self._keeper.dropped(what.reason, what.items, "the oldest batch had to go from the file storage")
+
+    def replaced(self, kept: Mapping[int, Stored]) -> None:
+        """Count anew what is on the disk; what is hot and was not taken over is written again."""
+        before = self._cold_items
+        for identity in [identity for identity in self._hot if identity not in kept]:
+            sealed = self._hot.pop(identity)
+            self._hot_bytes -= len(sealed.body)
+            self._memory.add(sealed)
+        others = {*self._hot, *self._claimed, *self._under_way}
+        cold = [stored for identity, stored in kept.items() if identity not in others]
+        self._cold_batches, self._cold_items = len(cold), sum(stored.items for stored in cold)
+        if before > self._cold_items:
+            detail = "they were in a file that could not be read any more"
+            self._keeper.dropped(STORAGE_CORRUPT, before - self._cold_items, detail)
+        self.recovered()
+
+    def recovered(self) -> None:
+        """Write what had to wait in memory, and forget what was to be forgotten."""
+        if self._recovering is None or self._recovering.done():
+            self._recovering = asyncio.create_task(self._catch_up(), name=f"{self._name.exporter}: catch up")
+
+    async def _catch_up(self) -> None:
+        if not self._known:
+            await self.open()
+        for identity, end in list(self._ended.items()):
+            if await self._storage.remove(self._name, identity, end) is AWAY:
+                return
+            del self._ended[identity]
+        for _ in range(self._memory.items):
+            if self._storage.failure or not (sealed := self._memory.shed()):
+                break
+            await self.put(sealed)
+        self._keeper.ready()
+
+
+_NOTHING = Sealed(b"", 0, 0)
+
+
+def _row(sealed: Sealed, now_ns: int) -> Row:
+    return Row(
+        batch_id=sealed.batch_id,
+        count=sealed.count,
+        size=sealed.size,
+        encoding=sealed.encoding,
+        created_ns=sealed.begun_ns or now_ns,
+        since_ns=min((since_ns for since_ns, _ in sealed.ages), default=0),
+        body=sealed.body,
+    )
+
+
+def _sealed(row: Row) -> Sealed:
+    ages = ((row.since_ns, row.count),) if row.since_ns else ()
+    return Sealed(
+        row.body,
+        row.count,
+        row.size,
+        begun_ns=row.created_ns,
+        ages=ages,
+        encoding=row.encoding,
+        batch_id=row.batch_id,
+    )

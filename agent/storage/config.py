@@ -1,0 +1,26 @@
+"""What an operator writes about `file_storage`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from agent.settings.model import Config, Env
+from agent.settings.types import ByteSize, Duration
+
+
+class FileStorageConfig(Config):
+    """Keep sealed batches, and what components know, in a directory: they survive a restart and a kill."""
+
+    directory: Annotated[str, Env("STEM_AGENT_DIRECTORY")] = Field(
+        "/var/lib/stem-agent", min_length=1, description="where; made if it is missing. One agent at a time uses it"
+    )
+    max_size: ByteSize = Field(
+        1 << 30, ge=16 << 20, description="size of the file at the most; beyond it the oldest batches are dropped"
+    )
+    max_age: Duration = Field(72 * 3600.0, gt=0, description="batches older than this are dropped")
+    sync: Literal["batch", "interval", "off"] = Field(
+        "interval",
+        description="what a power cut may cost: nothing that was sealed, the last `sync_interval`, or what the system "
+        "had not written yet; a killed process loses nothing that was sealed in any case",
+    )
+    sync_interval: Duration = Field(0.5, gt=0, description="how often the disk is made to write, with `sync: interval`")
