@@ -3,7 +3,7 @@
 import typer
 
 from agent import __version__
-from agent.cli import demo, run, validate
+from agent.cli import demo, queue, run, validate
 
 app = typer.Typer(
     name="stem-agent",
@@ -15,6 +15,7 @@ app = typer.Typer(
 app.command("run")(run.run)
 app.command("validate")(validate.validate)
 app.command("demo")(demo.demo)
+app.add_typer(queue.app, name="queue")
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback signature
