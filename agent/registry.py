@@ -30,7 +30,7 @@ from agent.telemetry.events import Telemetry
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What every component may use."""
+    """What every component may use. `states` keeps what a component knows across restarts."""
 
     telemetry: Telemetry
     ledger: Ledger
@@ -78,7 +78,7 @@ RECEIVERS: dict[str, ComponentType[BuildReceiver]] = {
     "stem_signals": ComponentType(
         StemSignalsConfig,
         lambda identity, config, consumer, host: StemSignalsReceiver(
-            identity, config, consumer, host.telemetry, host.clock
+            identity, config, consumer, host.telemetry, host.clock, host.storage(config.storage)
         ),
     ),
 }
@@ -86,7 +86,8 @@ CONNECTORS: dict[str, ComponentType[BuildConnector]] = {
     "correlate": ComponentType(
         CorrelateConfig,
         lambda identity, config, outputs, host: CorrelateConnector(
-            identity, config, outputs, host.resource, host.telemetry, host.clock
+            *(identity, config, outputs, host.resource),
+            *(host.telemetry, host.clock, host.storage(config.storage)),
         ),
     ),
 }

@@ -155,6 +155,18 @@ class Heard:
         self.correlator.tick(self.now_ns)
         return self
 
+    def restart(self, seconds: float = 0.0, *, at_ns: int | None = None, resource: bytes = b"") -> "Heard":
+        """Another process goes on from a snapshot, so many seconds later; what was made so far stays with us."""
+        before = self.correlator
+        state = before.snapshot(self.now_ns)
+        self.now_ns = at_ns or self.now_ns + int(seconds * SECOND)
+        self.correlator = Correlator(self.config, self.now_ns, with_repair=self.with_repair)
+        self.correlator.restore(state, self.now_ns, resource)
+        self.correlator.recorder.spans += before.recorder.spans
+        self.correlator.recorder.log.records += before.recorder.log.records
+        self.correlator.counters.update(before.counters)
+        return self
+
     @property
     def spans(self) -> list[Any]:
         return [Span.FromString(span) for span in self.correlator.recorder.spans]

@@ -1,5 +1,6 @@
 """One attempt's facts, and rules to merge them that do not depend on the order of arrival."""
 
+from collections.abc import Iterator
 from enum import StrEnum
 from typing import NamedTuple
 
@@ -111,12 +112,14 @@ class Mark:
     ROOTED = 8192  # the root of its trace was told with another delivery
 
 
+_MOST_NS = (1 << 63) - 1
+"""The year 2262: what a negative number of 64 bits can say."""
 NEVER_STARTED = -1
 """Start of a delivery that was revoked, or refused, before it ran."""
 TOLD = Mark.RECEIVED_TOLD | Mark.STARTED_TOLD | Mark.STARTED_COUNTED
 
 
-class Ends(Struct, gc=False):
+class Ends(Struct, gc=False, array_like=True):
     """What is known of an attempt's end; `over_ns` is when it was over at the latest, if nothing tells how it ended."""
 
     kinds: dict[EndKind, Ending] = {}
@@ -126,7 +129,7 @@ class Ends(Struct, gc=False):
     postrun: Ending | None = None
 
 
-class Attempt(Struct, gc=False):
+class Attempt(Struct, gc=False, array_like=True):
     """Everything known about one attempt; times are Unix nanoseconds, 0 when unknown.
 
     A hundred thousand may be open at once, so it is small: `end` comes with the first fact about it, and other
@@ -165,7 +168,7 @@ class Attempt(Struct, gc=False):
         """Its start, by which another delivery is told; negative where it is only about right, or never was."""
         if not self.started_ns and self.end is not None and not self.missing_start:
             return NEVER_STARTED
-        return -self.started_ns if self.marks & Mark.START_READ else self.started_ns
+        return -min(self.started_ns, _MOST_NS) if self.marks & Mark.START_READ else self.started_ns
 
     @property
     def namespace(self) -> str:
@@ -245,6 +248,14 @@ class Attempt(Struct, gc=False):
             return True  # only what ran can succeed, ask for a retry, or reach postrun
         # What is received runs next; and what is neither was revoked, expired or refused before.
         return bool(self.received_ns) or not self.marks & Mark.NUMBERED
+
+
+def chain(attempt: Attempt | None) -> Iterator[Attempt]:
+    """Yield an attempt and those that hang from it; each may be removed before the next."""
+    while attempt is not None:
+        following = attempt.sibling
+        yield attempt
+        attempt = following
 
 
 READ_OFF_NS = NANOSECONDS

@@ -2,13 +2,18 @@
 
 from collections import deque
 from collections.abc import Iterator
+from sys import intern
 from typing import Any
+
+from msgspec import Struct
 
 from agent.core.clock import NANOSECONDS
 from agent.correlate import ids
-from agent.correlate.attempt import NEVER_STARTED, TOLD, Attempt, Before, Mark
-from agent.correlate.origin import Origin
+from agent.correlate.attempt import PUBLISHED, TOLD, Attempt, Before, Mark, chain
+from agent.correlate.deliveries import another_delivery, further_delivery
+from agent.correlate.origin import Kin, Origin, shared
 from agent.correlate.process import Process
+from agent.correlate.shift import Shift
 
 MEMORIES_PER_TASK = 4
 """A task leaves up to four marks: two publishes, its root span, and the attempt."""
@@ -23,13 +28,29 @@ MAX_RETRIES_KNOWN = 4
 MAX_SIBLINGS = 100
 """Open attempts of one task; nobody has so many, and whoever claims to must not cost the others."""
 
-REPEAT_NS = NANOSECONDS // 2
-"""Stem's own SignalMiddleware sends a second `task-prerun` within moments. A bridge tells of each signal to which start
-it belongs; from others, and beside a start that was read from a record, this is how far apart two deliveries start."""
-
+RECORDS_FIRST_NS = 60 * NANOSECONDS
+"""After a restart nobody is too old for so long: what ended meanwhile can still be read."""
 
 Buried = tuple[int, int, Process | None]
 """What stays of a settled attempt: when to forget it, its start, and the process that told of it."""
+
+Line = list[tuple[int, int]]
+"""Attempts that wait for a time (nanoseconds), by their place in the table."""
+
+
+class TableState(Struct, array_like=True):
+    """Everything that a table knows. `heads` are the first open attempts of each task; a place counts all of them."""
+
+    heads: list[Attempt]
+    due: Line
+    soon: Line
+    deferred: Line
+    crowd: list[int]
+    buried: dict[bytes, Buried]
+    given_up: dict[bytes, GivenUp]
+    withheld: dict[bytes, tuple[int]]
+    retries: dict[bytes, Retries]
+    followed: dict[bytes, Retries]
 
 
 class AttemptTable:
@@ -65,11 +86,11 @@ class AttemptTable:
 
     def __iter__(self) -> Iterator[Attempt]:
         for head in list(self._open.values()):
-            yield from _chain(head)
+            yield from chain(head)
 
     def of(self, task_id: str) -> list[Attempt]:
         """Return the open attempts of a task."""
-        return list(_chain(self._open.get(task_id)))
+        return list(chain(self._open.get(task_id)))
 
     # --- finding ---------------------------------------------------------------------------------------------------
 
@@ -93,17 +114,17 @@ class AttemptTable:
         first = base = self._open.get(task_id)
         while base and not (base.number == number and base.worker == worker and not base.delivery):
             base = base.sibling
-        if base and not _another(base.start_mark, base.process, process, started_ns, never_started_ns):
+        if base and not another_delivery(base.start_mark, base.process, process, started_ns, never_started_ns):
             return base
         new = Attempt(task_id, number, worker, process, now_ns)
         mark = started_ns or never_started_ns
-        if mark and first and (further := _further(first, new, mark)):
+        if mark and first and (further := further_delivery(first, new, mark)):
             return further
         if base is None:
             known = self._known(new)
             if known is None:
                 return self._add(first, new)
-            if not _another(known[1], known[2], process, started_ns, never_started_ns):
+            if not another_delivery(known[1], known[2], process, started_ns, never_started_ns):
                 return (
                     self._add(first, new) if new.span_id in self._given_up and new.span_id not in self._buried else None
                 )
@@ -122,7 +143,7 @@ class AttemptTable:
             self._open[attempt.task_id] = attempt
         else:
             attempt.sibling, first.sibling = first.sibling, attempt
-            if sum(1 for _ in _chain(first)) > MAX_SIBLINGS:
+            if sum(1 for _ in chain(first)) > MAX_SIBLINGS:
                 self._crowd.append(first)
         self._count += 1
         if self._given_up and (given_up := self._given_up.pop(attempt.span_id, None)):
@@ -133,7 +154,7 @@ class AttemptTable:
 
     def latest(self, task_id: str, worker: str) -> int | None:
         """Return the number of the latest open attempt of a task on a worker, for facts that do not tell it."""
-        return max((a.number for a in _chain(self._open.get(task_id)) if a.worker == worker), default=None)
+        return max((a.number for a in chain(self._open.get(task_id)) if a.worker == worker), default=None)
 
     # --- time ------------------------------------------------------------------------------------------------------
 
@@ -254,6 +275,55 @@ class AttemptTable:
             attempt.before = _which(remembered[1], attempt.origin)
         return attempt.before is not None and attempt.before.due_ns > 0
 
+    # --- from one process to the next ------------------------------------------------------------------------------
+
+    def state(self) -> TableState:
+        """Return what is known; it shares everything with the table, so it must be encoded before that goes on."""
+        lines = (self._due, self._soon, self._deferred)
+        waiting = {id(attempt) for line in lines for _, attempt in line} | {id(attempt) for attempt in self._crowd}
+        places = {id(attempt): place for place, attempt in enumerate(self) if id(attempt) in waiting}
+        due, soon, deferred = (
+            [(time_ns, places[id(attempt)]) for time_ns, attempt in line if id(attempt) in places] for line in lines
+        )
+        return TableState(
+            heads=list(self._open.values()),
+            due=due,
+            soon=soon,
+            deferred=deferred,
+            crowd=[places[id(attempt)] for attempt in self._crowd if id(attempt) in places],
+            buried=self._buried,
+            given_up=self._given_up,
+            withheld=self._withheld,
+            retries=self._retries,
+            followed=self._followed,
+        )
+
+    def restore(self, state: TableState, shift: Shift, now_ns: int) -> None:
+        """Go on from a state; raises `IndexError` for places that do not exist.
+
+        Nobody is too old before the result records can be asked, which also know of what ended meanwhile.
+        """
+        self._open = {head.task_id: head for head in state.heads}
+        attempts = list(self)
+        self._count = len(attempts)
+        oldest_ns = min(now_ns, now_ns - self._task_ttl_ns + RECORDS_FIRST_NS)
+        kins: dict[Kin, Kin] = {}
+        for attempt in attempts:
+            attempt.opened_ns = max(shift(attempt.opened_ns), oldest_ns) if shift.away else attempt.opened_ns
+            attempt.task, attempt.queue = intern(attempt.task), intern(attempt.queue)
+            attempt.worker = intern(attempt.worker)
+            attempt.origin = shared(attempt.origin, kins) if attempt.origin else None
+            attempt.before = PUBLISHED if attempt.before == PUBLISHED else attempt.before
+        lines = ((self._due, state.due), (self._soon, state.soon), (self._deferred, state.deferred))
+        for line, kept in lines:
+            line.extend((shift(time_ns), attempts[place]) for time_ns, place in kept)
+        self._crowd = [attempts[place] for place in state.crowd]
+        self._buried = _shifted(state.buried, shift)
+        self._given_up = _shifted(state.given_up, shift)
+        self._withheld = _shifted(state.withheld, shift)
+        self._retries = _shifted(state.retries, shift)
+        self._followed = _shifted(state.followed, shift)
+
     def forget(self, now_ns: int) -> None:
         """Drop expired tombstones and retries."""
         _expire(self._buried, now_ns, MEMORIES_PER_TASK * self._max)
@@ -263,39 +333,8 @@ class AttemptTable:
         _expire(self._followed, now_ns, self._max)
 
 
-def _another(
-    known_start_ns: int, known: Process | None, process: Process, started_ns: int, never_started_ns: int
-) -> bool:
-    """Whether a fact is about another delivery than the known one."""
-    if known and process.boot and known.boot and not known.same(process):
-        return True
-    if started_ns and known_start_ns:
-        return _apart(known_start_ns, started_ns, process)
-    return bool(never_started_ns and known_start_ns not in {0, NEVER_STARTED})
-
-
-def _further(first: Attempt, new: Attempt, mark: int) -> Attempt | None:
-    """Return the open further delivery that a start, or an end without one, belongs to."""
-    for attempt in _chain(first):
-        if (
-            attempt.delivery
-            and attempt.number == new.number
-            and attempt.worker == new.worker
-            and attempt.process.same(new.process)
-            and not _apart(int(attempt.delivery), mark, new.process)
-        ):
-            return attempt
-    return None
-
-
 def _of_boot(process: Process) -> Process | None:
     return process if process.boot else None
-
-
-def _apart(known_start_ns: int, started_ns: int, process: Process) -> bool:
-    """Whether two starts are those of two deliveries; a negative one is only about right."""
-    exact = process.boot and known_start_ns > 0
-    return abs(started_ns - abs(known_start_ns)) >= (1 if exact else REPEAT_NS)
 
 
 def _which(retries: tuple[Before, ...], origin: Origin | None) -> Before:
@@ -312,11 +351,11 @@ def _retry(task_id: str, number: int) -> bytes:
     return ids.span_id("retry", task_id, str(number))
 
 
-def _chain(attempt: Attempt | None) -> Iterator[Attempt]:
-    while attempt is not None:
-        following = attempt.sibling
-        yield attempt
-        attempt = following
+def _shifted(memory: dict[bytes, Any], shift: Shift) -> dict[bytes, Any]:
+    """Move the times of expiry, where a clock was set back."""
+    if not shift.back_ns:
+        return memory
+    return {key: (shift(value[0]), *value[1:]) for key, value in memory.items()}
 
 
 def _expire(memory: dict[bytes, Any], now_ns: int, most: int) -> None:

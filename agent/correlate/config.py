@@ -54,6 +54,11 @@ class CorrelateConfig(Config):
         default=True,
         description="make no spans for traces that the producer's sampler rejected (metrics and logs stay)",
     )
+    storage: str | None = Field(
+        None,
+        min_length=1,
+        description="id of the extension that keeps what is known from a stop to the next start; absent: nobody does",
+    )
     results: ResultsConfig = Field(
         default_factory=ResultsConfig, description="result records, from which lost signals are repaired"
     )

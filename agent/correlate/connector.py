@@ -10,6 +10,8 @@ from typing import ClassVar
 
 from agent.core.backoff import Backoff
 from agent.core.clock import NANOSECONDS, Clock
+from agent.core.kept import KeptStateError
+from agent.core.states import StateStore
 from agent.core.tasks import cancel
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.correlator import Correlator
@@ -19,11 +21,14 @@ from agent.otlp.batch import Batch, Consumer, Kind
 from agent.otlp.resource import Resource
 from agent.stem.wire import Fact
 from agent.telemetry.events import Event, Telemetry
+from agent.telemetry.kept_events import StateNotKept, StateRefused
 
 TICK_SECONDS = 0.25
 _STALL_NS = NANOSECONDS
 """A tick so late means that nothing was heard meanwhile, whoever spoke."""
 _MAX_REPAIR_BACKOFF_SECONDS = 5.0
+_KEEP_SECONDS = 2.0
+"""For the storage, however little is left of the deadline: what it does not take is lost."""
 _REPAIR_SHARE = 0.2  # of the deadline of a stop: delivering the rest needs more
 _LABELS = {LATE: "event", UNATTRIBUTED: "event", EVICTED: "reason", REPAIRS: "result"}
 
@@ -45,6 +50,31 @@ class AttemptsDropped(Event):
     def amount(self) -> int:
         """How many."""
         return self.count
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptsKept(Event):
+    """Open attempts wait for the next process."""
+
+    connector: str
+    open_attempts: int
+    size: int
+
+    phrase: ClassVar[str] = "kept what is known for the next start"
+    level: ClassVar[int] = logging.INFO
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptsRestored(Event):
+    """What the process before knew is known again; `metrics` go on, or begin anew under another resource."""
+
+    connector: str
+    open_attempts: int
+    away_s: float
+    metrics: str
+
+    phrase: ClassVar[str] = "going on from where the process before stopped"
+    level: ClassVar[int] = logging.INFO
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,8 +104,13 @@ class CorrelateConnector:
         resource: Resource,
         telemetry: Telemetry,
         clock: Clock,
+        store: StateStore | None = None,
     ) -> None:
         self._id = identity
+        self._store = store
+        self._key = f"connectors/{identity}"
+        self._took = False
+        self._state: bytes | None = None
         self._config = config
         self._outputs = outputs
         self._resource = resource
@@ -83,7 +118,8 @@ class CorrelateConnector:
         self._clock = clock
         results = config.results
         self._reader = ResultReader(results, identity, telemetry) if results.enabled else None
-        self._correlator = Correlator(config, clock(), with_repair=self._reader is not None)
+        self._correlator = self._new_correlator()
+        self._zone_known = False
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
         telemetry.gauge(
@@ -92,9 +128,13 @@ class CorrelateConnector:
             connector=identity,
         )
 
+    def _new_correlator(self) -> Correlator:
+        return Correlator(self._config, self._clock(), with_repair=self._reader is not None)
+
     def consume_facts(self, facts: Sequence[Fact], zone: tzinfo) -> None:
         """Merge facts in the order they came, and hand on what is finished."""
         now_ns = self._clock()
+        self._zone_known = True
         handle = self._correlator.handle
         for fact in facts:
             try:
@@ -104,8 +144,10 @@ class CorrelateConnector:
         self._hand_on()
 
     async def start(self) -> None:
-        """Start the timers."""
+        """Go on from where the process before stopped, if that was kept; start the timers."""
         self._stopped = False
+        if self._store:
+            await self._restore(self._store)
         self._tasks = [
             asyncio.create_task(self._tick(), name=f"{self._id}: tick"),
             asyncio.create_task(self._collect(), name=f"{self._id}: metrics"),
@@ -114,21 +156,67 @@ class CorrelateConnector:
             self._tasks.append(asyncio.create_task(self._repair(self._reader), name=f"{self._id}: repair"))
 
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - see Component
-        """Settle what can be settled, hand on everything including a last snapshot of the metrics.
+        """Settle what can be settled, hand on everything including a last snapshot of the metrics; keep the rest.
 
-        What signals were lost of is asked for once more, for a share of the time.
+        What signals were lost of is asked for once more, for a share of the time. A stop that was cancelled can be
+        called again.
         """
         tasks, self._tasks = self._tasks, []
         await cancel(tasks)
         if not self._stopped:
-            self._stopped = True
             if self._reader:
                 await self._ask_once_more(self._reader, timeout * _REPAIR_SHARE)
-            self._guarded(lambda: self._correlator.close(self._clock()))
-            self._guarded(self._hand_on)
-            self._guarded(self._hand_on_metrics)
+            self._stopped = True
+            self._close()
+        if self._store and self._state is not None:
+            await self._keep(self._store, self._state, max(timeout, _KEEP_SECONDS))
         if self._reader:
             await self._reader.close()
+
+    def _close(self) -> None:
+        keep = self._store is not None and self._took
+        self._guarded(lambda: self._correlator.close(self._clock(), keep=keep))
+        self._guarded(self._hand_on)
+        self._guarded(self._hand_on_metrics)
+        if keep:
+            try:
+                self._state = self._correlator.snapshot(self._clock(), self._resource.encoded)
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not keep the others from stopping
+                self._not_kept(f"{type(error).__name__}: {error}")
+
+    # --- from one process to the next --------------------------------------------------------------------------------
+
+    async def _restore(self, store: StateStore) -> None:
+        kept = await store.take(self._key)
+        self._took = True
+        if kept is None:
+            return
+        self._correlator = self._new_correlator()
+        try:
+            restored = self._correlator.restore(kept, self._clock(), self._resource.encoded)
+        except KeptStateError as error:
+            self._correlator = self._new_correlator()
+            self._telemetry.emit(StateRefused(self._id, error.reason, str(error)))
+            return
+        away_s = round(restored.away_ns / NANOSECONDS, 3)
+        metrics = "go on" if restored.metrics else "begin anew"
+        self._telemetry.emit(AttemptsRestored(self._id, restored.attempts, away_s, metrics))
+
+    async def _keep(self, store: StateStore, state: bytes, seconds: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await store.put(self._key, state)
+        except TimeoutError:
+            self._not_kept(f"the storage did not take it within {seconds:g} s")
+        else:
+            self._telemetry.emit(AttemptsKept(self._id, len(self._correlator.tasks.attempts), len(state)))
+        self._state = None
+
+    def _not_kept(self, reason: str) -> None:
+        """Account for everything that should have been kept."""
+        self._telemetry.emit(StateNotKept(self._id, reason))
+        self._guarded(lambda: self._correlator.close(self._clock()))
+        self._guarded(self._hand_on)
 
     async def _repair(self, reader: ResultReader) -> None:
         backoff = Backoff(TICK_SECONDS, _MAX_REPAIR_BACKOFF_SECONDS)
@@ -138,11 +226,13 @@ class CorrelateConnector:
                 continue
             backoff.reset()
             # The reader paces itself; this only looks whether there is anything to ask.
-            await asyncio.sleep(0 if len(self._correlator.repairs) else TICK_SECONDS)
+            busy = self._zone_known and len(self._correlator.repairs)
+            await asyncio.sleep(0 if busy else TICK_SECONDS)
 
     async def _ask(self, reader: ResultReader) -> bool:
         """Read the records that are wanted most; return False if they could not be read."""
-        wanted = self._correlator.repairs.take(self._config.results.batch)
+        # Nothing is asked before the receiver spoke: times without an offset are in its zone.
+        wanted = self._correlator.repairs.take(self._config.results.batch) if self._zone_known else []
         if not wanted:
             return True
         try:
@@ -161,7 +251,7 @@ class CorrelateConnector:
         self._guarded(lambda: self._correlator.ask_at_last(self._clock()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while len(self._correlator.repairs) and await self._ask(reader):
+                while self._zone_known and len(self._correlator.repairs) and await self._ask(reader):
                     pass
 
     async def _tick(self) -> None:

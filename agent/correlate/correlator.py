@@ -3,9 +3,11 @@
 from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from datetime import tzinfo
+from typing import NamedTuple
 
 from agent.core.clock import NANOSECONDS
-from agent.correlate.attempt import END_SIGNALS
+from agent.core.kept import KeptStateError
+from agent.correlate.attempt import END_SIGNALS, chain
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.control import log_command
 from agent.correlate.counters import EVICTED, LATE, UNATTRIBUTED, Counters
@@ -13,6 +15,7 @@ from agent.correlate.process import FOLLOWED_NS, Life, Process, Processes
 from agent.correlate.recorder import Recorder
 from agent.correlate.repair import RepairQueue
 from agent.correlate.schedules import Schedules
+from agent.correlate.state import State, decode, encode
 from agent.correlate.tasks import Tasks
 from agent.correlate.workers import LIFECYCLE, Workers
 from agent.correlate.workflows import Workflows
@@ -22,6 +25,14 @@ from agent.stem.timestamps import epoch_ns
 from agent.stem.wire import Fact, Gap, Heartbeat, Outage, ServerClock, Shed, Signal
 
 Handler = Callable[[Signal, Process, int, int], None]
+
+
+class Restored(NamedTuple):
+    """What came of a snapshot: open attempts, the time away (ns), and whether the metrics go on."""
+
+    attempts: int
+    away_ns: int
+    metrics: bool
 
 
 class Correlator:
@@ -40,6 +51,7 @@ class Correlator:
         self._processes = Processes(timeout=config.heartbeat_timeout, ttl=config.worker_ttl)
         self._leaving: deque[tuple[int, Process, str]] = deque()
         self._settle_ns = int(config.settle * NANOSECONDS)
+        self._task_ttl_ns = int(config.task_ttl * NANOSECONDS)
         self.workflows = Workflows(config, self.recorder)
         self.tasks = Tasks(config, self.recorder, self.counters, self.workflows, self._processes, self.repairs)
         self._schedules = Schedules(self.recorder)
@@ -129,10 +141,54 @@ class Correlator:
         self.workers.collect(now_ns)
         self.recorder.running(self.tasks.attempts, now_ns)
 
-    def close(self, now_ns: int) -> None:
-        """Settle everything whose end was heard; drop and count the rest."""
-        self.tasks.close(now_ns)
-        self.workflows.close(now_ns)
+    def close(self, now_ns: int, *, keep: bool = False) -> None:
+        """Settle everything whose end was heard; drop and count the rest, or `keep` it for a snapshot."""
+        self.tasks.close(now_ns, keep=keep)
+        self.workflows.close(now_ns, keep=keep)
+
+    # --- from one process to the next --------------------------------------------------------------------------------
+
+    def snapshot(self, now_ns: int, resource: bytes = b"") -> bytes:
+        """Return everything that is known, for `restore`; `resource` (encoded) is who tells the metrics.
+
+        What was made and not taken yet (spans, log records, counters) is not in it. Raises `OverflowError` for integers
+        beyond 64 bits.
+        """
+        leaving = [
+            *self._leaving,
+            *((now_ns + self._settle_ns, process, worker) for process, worker in self.tasks.left),
+        ]
+        return encode(
+            State(
+                *(now_ns, self.tasks.state(), self.workflows.state(), self.workers.state()),
+                *(self.recorder.state(resource), self._processes.state(), leaving, []),
+            )
+        )
+
+    def restore(self, state: bytes, now_ns: int, resource: bytes = b"") -> Restored:
+        """Go on from a snapshot, with nothing heard so far. Raises `KeptStateError`, after which this is of no use.
+
+        The time between was deafness: nobody was silent in it, nobody grew too old. What is older than `task_ttl`
+        is forgotten altogether, and its open attempts are counted as evicted.
+        """
+        known, shift = decode(state, now_ns)
+        away_ns = max(0, now_ns - known.taken_ns)
+        if away_ns >= self._task_ttl_ns:
+            self.counters[EVICTED, "task_ttl"] += sum(1 for head in known.tasks.attempts.heads for _ in chain(head))
+            return Restored(0, away_ns, metrics=False)
+        try:
+            self.tasks.restore(known.tasks, shift, now_ns)
+        except IndexError as error:
+            raise KeptStateError("broken", "an attempt is not in its place") from error
+        self.workflows.restore(known.workflows, shift)
+        self.workers.restore(known.workers, shift)
+        metrics = self.recorder.restore(known.recorder, resource, shift, now_ns)
+        self._processes.restore(known.processes)
+        self._leaving.extend((shift(due_ns), process, worker) for due_ns, process, worker in known.leaving)
+        if shift.away:
+            self.stalled(now_ns)
+            self.tasks.mender.suspect(self._processes.everybody(), now_ns)
+        return Restored(len(self.tasks.attempts), away_ns, metrics=metrics)
 
     def _publish(self, signal: Signal, _process: Process, time_ns: int, now_ns: int) -> None:
         new = self.tasks.publishes.heard(signal, time_ns, self._zone, now_ns)

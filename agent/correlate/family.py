@@ -26,11 +26,23 @@ class Ancestry(NamedTuple):
     send_parent_id: bytes
 
 
+FamilyState = dict[bytes, tuple[bytes, bytes]]
+"""Digest of a task: its context, and the digest of its parent, empty if it has none."""
+
+
 class Family:
     """Remembers the trace context that each traced task was created with, and by whom."""
 
     def __init__(self) -> None:
-        self._known: dict[bytes, tuple[bytes, bytes]] = {}  # digest of task -> (context, digest of its parent)
+        self._known: FamilyState = {}
+
+    def state(self) -> FamilyState:
+        """Return what is known."""
+        return self._known
+
+    def restore(self, state: FamilyState) -> None:
+        """Go on from a state."""
+        self._known = state
 
     def remember(self, task_id: str, origin: Origin) -> None:
         """Note a task's context; those without one have nothing that a child could inherit."""

@@ -11,10 +11,13 @@ from bisect import bisect_left
 from collections import Counter
 from typing import Any
 
+from msgspec import Struct
+
 from agent.core.clock import NANOSECONDS
 from agent.correlate.attempt import EndKind
 from agent.correlate.config import KeepConfig
 from agent.correlate.settlement import Settled
+from agent.correlate.shift import Shift
 
 RANDOM_BITS = 56
 _ALL = 1 << RANDOM_BITS
@@ -24,6 +27,21 @@ _THRESHOLD = re.compile(r"(?:^|;)th:([0-9a-f]{1,14})(?:;|$)")
 _RANDOMNESS = re.compile(r"(?:^|;)rv:([0-9a-f]{14})(?:;|$)")
 MAX_TASKS = 2000
 """Tasks whose run times are followed; beyond that the one heard of first is forgotten."""
+
+
+class SpeedState(Struct, array_like=True):
+    """How often a task's runs took how long (by bucket), and the bucket above which they are slow."""
+
+    counts: dict[int, int]
+    total: int
+    limit: int
+
+
+class KeeperState(Struct, array_like=True):
+    """What is known of each task: its speed, and when one of it was kept last."""
+
+    speeds: dict[str, SpeedState]
+    kept_ns: dict[str, int]
 
 
 class Keeper:
@@ -43,6 +61,16 @@ class Keeper:
     def by_trace(self, trace_id: bytes, trace_state: str) -> bool:
         """Whether the trace belongs to the share that is kept whatever happens in it."""
         return not self._threshold or _randomness(trace_id, trace_state) >= self._threshold
+
+    def state(self) -> KeeperState:
+        """Return what is remembered."""
+        return KeeperState({task: speed.state() for task, speed in self._speeds.items()}, self._kept_ns)
+
+    def restore(self, state: KeeperState, shift: Shift) -> None:
+        """Go on from a state."""
+        for task, speed in state.speeds.items():
+            self._speed(task).restore(speed)
+        self._kept_ns = {task: shift(kept_ns) for task, kept_ns in state.kept_ns.items()}
 
     def keep(self, settled: Settled, now_ns: int) -> str | None:
         """Return the `tracestate` that the attempt's spans carry, or None when it is not kept."""
@@ -107,6 +135,14 @@ class RunningQuantile:
         self._counts: Counter[int] = Counter()
         self._total = 0
         self._limit = len(self.BOUNDS)
+
+    def state(self) -> SpeedState:
+        """Return what was counted."""
+        return SpeedState(self._counts, self._total, self._limit)
+
+    def restore(self, state: SpeedState) -> None:
+        """Go on from a state."""
+        self._counts, self._total, self._limit = Counter(state.counts), state.total, state.limit
 
     def above(self, value: float) -> bool:
         """Add a value (seconds); return whether it lies above the quantile of the earlier ones."""

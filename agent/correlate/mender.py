@@ -7,6 +7,8 @@ from collections.abc import Collection, Iterable, Mapping
 from datetime import tzinfo
 from sys import intern
 
+from msgspec import Struct
+
 from agent.core.clock import NANOSECONDS
 from agent.correlate.attempt import Attempt, EndKind, Mark
 from agent.correlate.attempts import AttemptTable
@@ -23,6 +25,14 @@ LOOK_NS = NANOSECONDS
 """How often the open attempts are looked through for those that a gap may have left open."""
 DOUBT_NS = 30 * NANOSECONDS
 """How often records are read again that proved nothing."""
+
+
+class MenderState(Struct, array_like=True):
+    """Whose signals were lost, whether answers proved nothing, and the tasks whose records are wanted."""
+
+    suspects: list[Process]
+    unsure: bool
+    wanted: list[str]
 
 
 class Mender:
@@ -49,6 +59,15 @@ class Mender:
         self._unsure = False
         self._next_look_ns = 0
         self._next_doubt_ns = 0
+
+    def state(self) -> MenderState:
+        """Return what is still to be asked for."""
+        return MenderState(list(self._suspects), self._unsure, self._repairs.state())
+
+    def restore(self, state: MenderState, now_ns: int) -> None:
+        """Go on from a state."""
+        self._suspects, self._unsure = set(state.suspects), state.unsure
+        self._repairs.restore(state.wanted, now_ns)
 
     def waits(self, attempt: Attempt, now_ns: int) -> bool:
         """Whether an attempt that is due should wait for its record, or for the end of the attempt before it."""

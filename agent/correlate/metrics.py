@@ -1,6 +1,7 @@
 """The metrics made from signals (telemetry contract, section 4)."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
 
 from agent.otlp.metrics import Instrument, InstrumentKind
 
@@ -25,6 +26,9 @@ class TaskInstruments:
     latency: Instrument
     retry_delay: Instrument
     total_duration: Instrument
+
+    def __iter__(self) -> Iterator[Instrument]:
+        return (getattr(self, each.name) for each in fields(self))
 
 
 def task_instruments(*, per_worker: bool) -> TaskInstruments:
@@ -70,3 +74,9 @@ _SCHEDULE = ("schedule", "namespace")
 SCHEDULER_DRIFT = Instrument("stem.scheduler.drift", HISTOGRAM, "s", _SCHEDULE, "Absolute drift of dispatches")
 DISPATCH_SUCCESS = Instrument("stem.scheduler.dispatch.success", COUNTER, "{dispatch}", _SCHEDULE, "Dispatches")
 DISPATCH_FAILED = Instrument("stem.scheduler.dispatch.failed", COUNTER, "{dispatch}", _SCHEDULE, "Failed dispatches")
+
+OTHERS = (
+    *(WORKER_UP, WORKER_AGE, WORKER_INFLIGHT, WORKER_CONCURRENCY, WORKER_MEMORY, WORKER_SKEW),
+    *(SCHEDULER_DRIFT, DISPATCH_SUCCESS, DISPATCH_FAILED),
+)
+"""Instruments that are told of nobody's task."""

@@ -37,7 +37,7 @@ def parse_traceparent(text: str | None) -> TraceParent | None:
     return TraceParent(bytes.fromhex(trace), bytes.fromhex(span), int(flags, 16))
 
 
-class Lineage(Struct, frozen=True, gc=False):
+class Lineage(Struct, frozen=True, gc=False, array_like=True):
     """Where a task belongs, if it belongs anywhere: most do not, and then have none of this."""
 
     parent_task_id: str | None = None
@@ -52,7 +52,7 @@ _NO_LINEAGE = Lineage()
 _NO_META = Meta()
 
 
-class Kin(Struct, frozen=True, gc=False):
+class Kin(Struct, frozen=True, gc=False, array_like=True):
     """What many tasks have in common: flags, retries, encoded attributes, and mostly no lineage."""
 
     flags: int = FLAG_SAMPLED
@@ -64,7 +64,7 @@ class Kin(Struct, frozen=True, gc=False):
 _ORDINARY = Kin()
 
 
-class Origin(Struct, frozen=True, gc=False):
+class Origin(Struct, frozen=True, gc=False, array_like=True):
     """Where a task comes from. Times are Unix microseconds, as fine as Dart tells them, 0 when unknown.
 
     Held for every open attempt, so it holds little: `trace_context` is a trace id and the creator's span id, a trace id
@@ -155,6 +155,13 @@ _GROUP, _CHORD = _key("stem.group.id"), _key("stem.chord.id")
 _CHAIN, _CHAIN_INDEX = _key("stem.chain.id"), _key("stem.chain.index")
 _RUN, _WORKFLOW, _STEP = _key("stem.workflow.run_id"), _key("stem.workflow.name"), _key("stem.workflow.step")
 _SCHEDULE = _key("stem.schedule.id")
+
+
+def shared(origin: Origin, known: dict[Kin, Kin]) -> Origin:
+    """Return an origin that was read back, with the `kin` that others read back have, too."""
+    kin = origin.kin
+    return Origin(origin.trace_context, origin.enqueued_us, origin.not_before_us, known.setdefault(kin, kin))
+
 
 _MAX_KNOWN = 4096
 _known: dict[tuple[int, int | None, int | None], Kin] = {}

@@ -4,7 +4,10 @@ from collections import Counter
 from collections.abc import Iterator
 from enum import Enum, auto
 
+from msgspec import Struct
+
 from agent.core.clock import NANOSECONDS
+from agent.correlate.shift import Shift
 from agent.stem.wire import Signal
 
 MAX_PROCESSES = 10_000
@@ -22,6 +25,24 @@ class Life(Enum):
     ALIVE = auto()
     STOPPED = auto()  # it said goodbye
     LOST = auto()  # it fell silent, or another took its place
+
+
+class ProcessState(Struct, array_like=True):
+    """Everything that is known of a process."""
+
+    namespace: str
+    emitter: str
+    boot: str
+    workers: set[str]
+    host: str
+    pid: int
+    beats: bool
+    life: Life
+    heard_ns: int
+    told_ns: int
+    goodbye_ns: int
+    gapped_ns: int
+    followed_ns: int
 
 
 class Process:
@@ -71,6 +92,28 @@ class Process:
         """Where it runs, for people."""
         pid = f"pid {self.pid}" if self.pid else f"boot {self.boot}"
         return f"{pid} on {self.host}" if self.host else f"{pid} of {self.emitter}"
+
+    def state(self) -> ProcessState:
+        """Return what is known of it."""
+        return ProcessState(
+            *(self.namespace, self.emitter, self.boot, self.workers, self.host, self.pid, self.beats, self.life),
+            *(self.heard_ns, self.told_ns, self.goodbye_ns, self.gapped_ns, self.followed_ns),
+        )
+
+    def restore(self, state: ProcessState, shift: Shift) -> None:
+        """Go on from a state."""
+        self.namespace, self.emitter, self.boot = state.namespace, state.emitter, state.boot
+        self.workers, self.host, self.pid = state.workers, state.host, state.pid
+        self.beats, self.life, self.told_ns = state.beats, state.life, state.told_ns
+        self.heard_ns, self.goodbye_ns = shift(state.heard_ns), shift(state.goodbye_ns)
+        self.gapped_ns, self.followed_ns = shift(state.gapped_ns), shift(state.followed_ns)
+
+
+class ProcessesState(Struct, array_like=True):
+    """Who is known, in the order of their first signals, and who speaks for each emitter."""
+
+    known: list[Process]
+    speaking: list[Process]
 
 
 class Processes:
@@ -134,6 +177,10 @@ class Processes:
         """Yield every process of a namespace."""
         return (process for process in self._known.values() if process.namespace == namespace)
 
+    def everybody(self) -> Iterator[Process]:
+        """Yield every process."""
+        return iter(self._known.values())
+
     def deaf(self, *, begins: bool, namespace: str, now_ns: int) -> None:
         """Note that nobody can be heard, or can again: our deafness must not be taken for their silence."""
         if begins:
@@ -170,6 +217,15 @@ class Processes:
             elif silence_ns > self._timeout_ns:
                 process.life = Life.LOST
                 yield process, ""
+
+    def state(self) -> ProcessesState:
+        """Return who is known; who cannot be heard just now is told anew by whoever listens next."""
+        return ProcessesState(list(self._known.values()), list(self._speaking.values()))
+
+    def restore(self, state: ProcessesState) -> None:
+        """Go on from a state whose processes are restored."""
+        self._known = {(p.namespace, p.emitter, p.boot): p for p in state.known}
+        self._speaking = {(p.namespace, p.emitter): p for p in state.speaking}
 
     def _forget(self, key: tuple[str, str, str]) -> None:
         process = self._known.pop(key)

@@ -12,7 +12,9 @@ from agent.correlate.attempts import AttemptTable
 from agent.correlate.family import Family
 from agent.correlate.origin import Origin, read_origin
 from agent.correlate.recorder import Publish, Recorder
+from agent.correlate.shift import Shift
 from agent.stem.catalogue import SignalName
+from agent.stem.timestamps import MAX_NS
 from agent.stem.wire import Envelope, Signal, decode_envelope
 
 MAX_KNOWN = 10_000
@@ -83,7 +85,7 @@ class Publishes:
             del self._waiting[next(iter(self._waiting))]
         origin = publish.origin
         delay_ns = origin.not_before_ns - origin.enqueued_ns if origin.not_before_ns else 0
-        self._waiting[publish.task_id] = Waiting(publish, now_ns, now_ns + max(0, delay_ns))
+        self._waiting[publish.task_id] = Waiting(publish, now_ns, min(MAX_NS, now_ns + max(0, delay_ns)))
 
     def _tell(self, publish: Publish, now_ns: int) -> bool:
         """Tell of a publish, if nobody did yet."""
@@ -112,6 +114,16 @@ class Publishes:
         for task_id in found:
             self._waiting[task_id] = self._waiting.pop(task_id)
         return found
+
+    def state(self) -> list[Waiting]:
+        """Return what is remembered."""
+        return list(self._waiting.values())
+
+    def restore(self, state: list[Waiting], shift: Shift) -> None:
+        """Go on from a state."""
+        self._waiting = {
+            publish.task_id: Waiting(publish, shift(heard_ns), shift(due_ns)) for publish, heard_ns, due_ns in state
+        }
 
     def forget(self, now_ns: int) -> None:
         """Drop what is old: whoever works on it is not heard here."""

@@ -3,17 +3,20 @@
 from collections.abc import Iterable
 from typing import NamedTuple
 
+from msgspec import Struct
+
 from agent.core.clock import NANOSECONDS
 from agent.correlate import logs, spans
 from agent.correlate.attempt import ERRORS, FINAL, Attempt, EndKind, Key, Mark
 from agent.correlate.config import CorrelateConfig
-from agent.correlate.keep import Keeper
+from agent.correlate.keep import Keeper, KeeperState
 from agent.correlate.labels import LabelCache, Labels
-from agent.correlate.metrics import task_instruments
+from agent.correlate.metrics import OTHERS, task_instruments
 from agent.correlate.origin import UNKNOWN_ORIGIN, Origin
 from agent.correlate.settlement import Settled
+from agent.correlate.shift import Shift
 from agent.otlp.log_record import Severity, encode_context
-from agent.otlp.metrics import Aggregator, Exemplar, Values
+from agent.otlp.metrics import Aggregator, AggregatorState, Exemplar, Values
 from agent.stem.wire import Gap, Signal
 
 _UNSAMPLED = 0
@@ -39,6 +42,18 @@ class _Frame(NamedTuple):
     key: Key
     attributes: bytes
     context: bytes
+
+
+class RecorderState(Struct, array_like=True):
+    """What goes on where it ended: the keeper's memory, and by the resource that tells them the metrics.
+
+    `active` are the series in which something ran when it was looked last.
+    """
+
+    keeper: KeeperState
+    resource: bytes
+    active: list[Values]
+    metrics: AggregatorState
 
 
 class Recorder:
@@ -259,6 +274,25 @@ class Recorder:
             self.metrics.set(self._instruments.active, series, now_ns, counts.get(series, 0))
             self.metrics.set(self._instruments.oldest_age, series, now_ns, age_s)
         self._active = set(counts)
+
+    # --- from one process to the next ------------------------------------------------------------------------------
+
+    def state(self, resource: bytes) -> RecorderState:
+        """Return what goes on; `resource` (encoded) is who tells it."""
+        return RecorderState(self.keeper.state(), resource, list(self._active), self.metrics.state())
+
+    def restore(self, state: RecorderState, resource: bytes, shift: Shift, now_ns: int) -> bool:
+        """Go on from a state; return whether the metrics do, too.
+
+        A cumulative series belongs to the resource that tells it: told on by another one, a backend would see
+        everything counted twice. So under another resource (a random `service.instance.id`) counting begins anew.
+        """
+        self.keeper.restore(state.keeper, shift)
+        if state.resource != resource:
+            return False
+        self._active = set(state.active)
+        self.metrics.restore(state.metrics, (*self._instruments, *OTHERS), now_ns)
+        return True
 
     def _labels_of(self, attempt: Attempt) -> Labels:
         return self._labels.get(attempt.task, attempt.queue, attempt.worker, attempt.process.namespace)

@@ -15,7 +15,7 @@ from agent.core.clock import NANOSECONDS
 from agent.correlate.attempt import Attempt, Ending, EndKind
 from agent.stem.catalogue import TaskState
 from agent.stem.status import TaskStatus
-from agent.stem.timestamps import epoch_ns
+from agent.stem.timestamps import MAX_NS, epoch_ns
 
 SAME_START_NS = NANOSECONDS
 """A record's `startedAt` is taken just before the signal's; two deliveries start further apart than this."""
@@ -48,6 +48,15 @@ class RepairQueue:
         """Whether an answer may still come, and is worth waiting for."""
         since_ns = self._wanted.get(task_id) or self._asked.get(task_id)
         return since_ns is not None and now_ns - since_ns < LONGEST_WAIT_NS
+
+    def state(self) -> list[str]:
+        """Return the tasks whose records are still to be read, those that were being asked for first."""
+        return [*self._asked, *self._wanted]
+
+    def restore(self, state: list[str], now_ns: int) -> None:
+        """Ask for what was not answered: the patience for it begins anew."""
+        for task_id in state:
+            self.want(task_id, now_ns)
 
     def take(self, most: int) -> list[str]:
         """Return up to `most` task ids, which are being asked for from now on."""
@@ -118,7 +127,7 @@ def _retried(record: TaskStatus, attempt: Attempt, zone: tzinfo) -> Reading:
     if _before(ended_ns, attempt):
         return _NOTHING
     delay_ms = record.retry_delay_ms
-    next_retry_ns = ended_ns + delay_ms * _MILLISECOND_NS if delay_ms is not None else 0
+    next_retry_ns = min(MAX_NS, ended_ns + delay_ms * _MILLISECOND_NS) if delay_ms is not None else 0
     return Reading(Says.ENDED, 0, EndKind.RETRIED, _ending(record, ended_ns, next_retry_ns=next_retry_ns))
 
 

@@ -7,19 +7,22 @@ from collections.abc import Collection
 from datetime import UTC, datetime, tzinfo
 from sys import intern
 
+from msgspec import Struct
+
 from agent.correlate.attempt import END_SIGNALS, Attempt, Ending, EndKind, Mark
-from agent.correlate.attempts import AttemptTable
+from agent.correlate.attempts import AttemptTable, TableState
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.counters import LATE, UNATTRIBUTED, Counters
-from agent.correlate.family import Family
+from agent.correlate.family import Family, FamilyState
 from agent.correlate.limits import MAX_NAME
-from agent.correlate.mender import Mender
+from agent.correlate.mender import Mender, MenderState
 from agent.correlate.origin import read_origin
 from agent.correlate.process import Life, Process, Processes
-from agent.correlate.publishes import Publishes
+from agent.correlate.publishes import Publishes, Waiting
 from agent.correlate.recorder import Recorder
 from agent.correlate.repair import RepairQueue
 from agent.correlate.settler import Settler
+from agent.correlate.shift import Shift
 from agent.correlate.workflows import Workflows
 from agent.stem.catalogue import SignalName, TaskState
 from agent.stem.timestamps import epoch_ns
@@ -31,6 +34,15 @@ MOST_DUE = 5000
 """Attempts concluded in one tick: about 150 ms, so that a great loss does not stop us from listening."""
 
 _NOT_DELAYED = b'"notBefore":null'
+
+
+class TasksState(Struct, array_like=True):
+    """Attempts and what is remembered beside them."""
+
+    attempts: TableState
+    publishes: list[Waiting]
+    family: FamilyState
+    mender: MenderState
 
 
 class Tasks:
@@ -213,10 +225,28 @@ class Tasks:
         self.attempts.forget(now_ns)
         self.publishes.forget(now_ns)
 
-    def close(self, now_ns: int) -> None:
-        """Settle every attempt whose end was heard; drop and count the others."""
+    def close(self, now_ns: int, *, keep: bool) -> None:
+        """Settle every attempt whose end was heard; drop and count the others.
+
+        With `keep` the others stay, and so do those of which a later signal or a record may still tell something.
+        """
         for attempt in self.attempts:
-            self._settler.evict(attempt, "shutdown", now_ns)
+            if not (keep and self._may_learn(attempt)):
+                self._settler.evict(attempt, "shutdown", now_ns)
+
+    def _may_learn(self, attempt: Attempt) -> bool:
+        return not attempt.end_known or attempt.missing_start or attempt.doubtful or self._awaits_others(attempt)
+
+    def state(self) -> TasksState:
+        """Return what is known."""
+        return TasksState(self.attempts.state(), self.publishes.state(), self._family.state(), self.mender.state())
+
+    def restore(self, state: TasksState, shift: Shift, now_ns: int) -> None:
+        """Go on from a state."""
+        self.attempts.restore(state.attempts, shift, now_ns)
+        self.publishes.restore(state.publishes, shift)
+        self._family.restore(state.family)
+        self.mender.restore(state.mender, now_ns)
 
     def abandon(self, left: Collection[tuple[Process, str | None]], now_ns: int) -> None:
         """Conclude what processes, or single workers in them, held open when they left.

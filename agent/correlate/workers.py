@@ -2,10 +2,13 @@
 
 from collections import deque
 
+from msgspec import Struct
+
 from agent.core.clock import NANOSECONDS
 from agent.correlate import logs, metrics
 from agent.correlate.logs import LogEvent, LogWriter, event
 from agent.correlate.process import Process
+from agent.correlate.shift import Shift
 from agent.otlp.log_record import Severity
 from agent.otlp.metrics import Aggregator
 from agent.stem.catalogue import SignalName
@@ -52,6 +55,35 @@ WorkerKey = tuple[str, str]
 """Worker id and namespace, as the metrics' attributes have them."""
 
 
+class FacesState(Struct, array_like=True):
+    """Who spoke last, and who did before: where each runs, and when it took over."""
+
+    current: str = ""
+    known: dict[str, tuple[str, int]] = {}
+
+
+class WorkerState(Struct, array_like=True):
+    """Everything that is known of a worker."""
+
+    key: WorkerKey
+    last_seen_ns: int
+    up: bool
+    stopped: bool
+    beat_ns: int
+    signals: FacesState
+    beats: FacesState
+    collided_ns: int
+    skews: list[int]
+
+
+class WorkersState(Struct, array_like=True):
+    """All workers, those that said goodbye (when, by their clock and ours), and the offsets of the Redis servers."""
+
+    workers: list[WorkerState]
+    stopped: list[tuple[WorkerKey, int, int]]
+    redis_offsets_ns: dict[str, int]
+
+
 class Faces:
     """The processes that speak for one worker id, told apart as one kind of heartbeat can.
 
@@ -68,6 +100,15 @@ class Faces:
     def current(self) -> str:
         """Who spoke last."""
         return self._current
+
+    def state(self) -> FacesState:
+        """Return who spoke."""
+        return FacesState(self._current, self._known)
+
+    def restore(self, state: FacesState, shift: Shift) -> None:
+        """Go on from a state."""
+        self._current = state.current
+        self._known = {face: (place, shift(since_ns)) for face, (place, since_ns) in state.known.items()}
 
     def meet(self, face: str, place: str, now_ns: int) -> tuple[bool, str]:
         """Note who speaks; return whether it is another than before, and where its rival runs, if they take turns."""
@@ -95,6 +136,21 @@ class Worker:
         self.beats = Faces()
         self.collided_ns = 0
         self.skews: deque[int] = deque(maxlen=SKEW_BEATS)
+
+    def state(self, key: WorkerKey) -> WorkerState:
+        """Return what is known of it."""
+        return WorkerState(
+            *(key, self.last_seen_ns, self.up, self.stopped, self.beat_ns),
+            *(self.signals.state(), self.beats.state(), self.collided_ns, list(self.skews)),
+        )
+
+    def restore(self, state: WorkerState, shift: Shift) -> None:
+        """Go on from a state."""
+        self.up, self.stopped, self.beat_ns = state.up, state.stopped, shift(state.beat_ns)
+        self.last_seen_ns, self.collided_ns = shift(state.last_seen_ns), shift(state.collided_ns)
+        self.signals.restore(state.signals, shift)
+        self.beats.restore(state.beats, shift)
+        self.skews.extend(skew_ns + shift.back_ns for skew_ns in state.skews)
 
 
 class Workers:
@@ -215,6 +271,22 @@ class Workers:
             # Each beat was told some time before it was heard: the one least delayed is nearest to the truth.
             skew_ns = max(worker.skews, default=0) - self.redis_offsets_ns.get(key[1], 0)
             self._metrics.set(metrics.WORKER_SKEW, key, now_ns, skew_ns / NANOSECONDS)
+
+    def state(self) -> WorkersState:
+        """Return what is known; who cannot be heard just now is told anew by whoever listens next."""
+        return WorkersState(
+            [worker.state(key) for key, worker in self._workers.items()],
+            [(key, *times) for key, times in self._stopped.items()],
+            self.redis_offsets_ns,
+        )
+
+    def restore(self, state: WorkersState, shift: Shift) -> None:
+        """Go on from a state."""
+        for kept in state.workers:
+            worker = self._workers[kept.key] = Worker(kept.last_seen_ns)
+            worker.restore(kept, shift)
+        self._stopped = {key: (said_ns, shift(heard_ns)) for key, said_ns, heard_ns in state.stopped}
+        self.redis_offsets_ns = {name: offset + shift.back_ns for name, offset in state.redis_offsets_ns.items()}
 
     def _forget(self, key: WorkerKey) -> None:
         self._workers.pop(key, None)

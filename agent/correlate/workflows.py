@@ -16,6 +16,7 @@ from agent.correlate.limits import MAX_MESSAGE, MAX_NAME
 from agent.correlate.logs import event
 from agent.correlate.origin import Origin
 from agent.correlate.recorder import Recorder
+from agent.correlate.shift import Shift
 from agent.otlp.log_record import Severity, encode_context
 from agent.otlp.span import (
     EVENT_ATTRIBUTE_FIELD,
@@ -68,7 +69,7 @@ _LOG_STEP, _LOG_NAMESPACE = logs.key("stem.workflow.step"), logs.key("stem.names
 _LOG_REASON, _LOG_MESSAGE = logs.key("stem.workflow.reason"), logs.key("exception.message")
 
 
-class Run(Struct, gc=False):
+class Run(Struct, gc=False, array_like=True):
     """One run; times are Unix nanoseconds, 0 when unknown. `trace` is that of its runner's tasks, `parent` its span."""
 
     run_id: str
@@ -82,6 +83,15 @@ class Run(Struct, gc=False):
     failures: int = 0
     events: tuple[tuple[int, str, str], ...] = ()
     origin: Origin | None = None
+
+
+class WorkflowsState(Struct, array_like=True):
+    """Open runs, when those that ended are due, what was told, and where tasks of runs without a signal come from."""
+
+    runs: list[Run]
+    due: list[tuple[int, RunKey]]
+    buried: list[tuple[RunKey, int]]
+    origins: list[tuple[RunKey, Origin]]
 
 
 class Workflows:
@@ -162,10 +172,31 @@ class Workflows:
                 return
             yield oldest
 
-    def close(self, now_ns: int) -> None:
-        """Settle the runs whose end was heard."""
-        while self._due:
-            self._settle(self._due.popleft()[1], now_ns)
+    def close(self, now_ns: int, *, keep: bool) -> None:
+        """Settle the runs whose end was heard; with `keep` not those of which more may still be heard."""
+        for _ in range(len(self._due)):
+            due_ns, run = self._due.popleft()
+            if keep and not (run.started_ns and run.origin):
+                self._due.append((due_ns, run))
+            else:
+                self._settle(run, now_ns)
+
+    def state(self) -> WorkflowsState:
+        """Return what is known."""
+        return WorkflowsState(
+            list(self._open.values()),
+            [(due_ns, (run.namespace, run.run_id)) for due_ns, run in self._due],
+            *(list(self._buried.items()), list(self._origins.items())),
+        )
+
+    def restore(self, state: WorkflowsState, shift: Shift) -> None:
+        """Go on from a state."""
+        self._open = {(run.namespace, run.run_id): run for run in state.runs}
+        for run in state.runs:
+            run.opened_ns = shift(run.opened_ns)
+        self._due.extend((shift(due_ns), self._open[key]) for due_ns, key in state.due if key in self._open)
+        self._buried = {key: shift(until_ns) for key, until_ns in state.buried}
+        self._origins = dict(state.origins)
 
     def _settle(self, run: Run, now_ns: int) -> None:
         if self._open.pop((run.namespace, run.run_id), None) is None:

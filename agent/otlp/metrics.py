@@ -6,10 +6,11 @@ so one that ended and came back is seen as a reset, not as a jump.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
+from msgspec import Struct
 from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1 import metrics_pb2 as pb
 
@@ -52,6 +53,19 @@ class Exemplar:
     span_id: bytes
 
 
+class SeriesState(Struct, array_like=True):
+    """A series as it is kept; `values` is None for what came above the cardinality limit."""
+
+    values: Values | None
+    start_ns: int
+    seen_ns: int
+    value: int | float
+    count: int
+    minimum: float
+    maximum: float
+    buckets: list[int]
+
+
 class Series:
     """The state of one instrument for one set of attribute values."""
 
@@ -66,6 +80,36 @@ class Series:
         self.maximum = float("-inf")
         self.buckets = [0] * (len(DURATION_BOUNDS) + 1) if histogram else []
         self.exemplars: dict[int, tuple[float, int, Exemplar]] = {}
+
+    def state(self, values: Values | None) -> SeriesState:
+        """Return everything but the exemplars."""
+        return SeriesState(
+            *(values, self.start_ns, self.seen_ns, self.value),
+            *(self.count, self.minimum, self.maximum, self.buckets),
+        )
+
+    def restored(self, state: SeriesState, now_ns: int) -> "Series":
+        """Go on from a state, and return itself."""
+        self.seen_ns = min(state.seen_ns, now_ns)
+        self.value, self.count, self.buckets = state.value, state.count, state.buckets
+        self.minimum, self.maximum = state.minimum, state.maximum
+        return self
+
+
+class InstrumentState(Struct, array_like=True):
+    """The series of an instrument; its name, attribute keys and bounds say whether they are still those of today."""
+
+    name: str
+    keys: tuple[str, ...]
+    bounds: tuple[float, ...]
+    series: list[SeriesState]
+
+
+class AggregatorState(Struct, array_like=True):
+    """All series; exemplars are not kept, because every collection tells and forgets them."""
+
+    collected_ns: int
+    instruments: list[InstrumentState]
 
 
 class Aggregator:
@@ -128,6 +172,37 @@ class Aggregator:
             series = table[key] = Series(self._last_collect_ns, histogram=histogram)
         return series
 
+    def state(self) -> AggregatorState:
+        """Return all series."""
+        return AggregatorState(
+            self._last_collect_ns,
+            [
+                InstrumentState(
+                    *(instrument.name, instrument.keys, _bounds(instrument)),
+                    [series.state(values) for values, series in table.items()],
+                )
+                for instrument, table in self._series.items()
+            ],
+        )
+
+    def restore(self, state: AggregatorState, instruments: Iterable[Instrument], now_ns: int) -> None:
+        """Go on counting: each series with its value and its start time.
+
+        What is told under other attributes or bounds today begins anew, and so does what began later than now (a clock
+        was set back): both are resets, which a start time tells.
+        """
+        self._last_collect_ns = min(state.collected_ns, now_ns)
+        known = {(instrument.name, instrument.keys, _bounds(instrument)): instrument for instrument in instruments}
+        for kept in state.instruments:
+            instrument = known.get((kept.name, kept.keys, kept.bounds))
+            fits = [each for each in kept.series if each.start_ns <= now_ns] if instrument else []
+            if instrument and fits:
+                histogram = instrument.kind is InstrumentKind.HISTOGRAM
+                self._series[instrument] = {
+                    each.values: Series(each.start_ns, histogram=histogram).restored(each, now_ns)
+                    for each in fits[: self._limit]
+                }
+
     def collect(self, now_ns: int) -> tuple[list[bytes], int]:
         """End stale series; return the encoded `Metric` messages and the number of their data points."""
         metrics, points = [], 0
@@ -140,6 +215,10 @@ class Aggregator:
                 points += len(table)
         self._last_collect_ns = now_ns
         return metrics, points
+
+
+def _bounds(instrument: Instrument) -> tuple[float, ...]:
+    return DURATION_BOUNDS if instrument.kind is InstrumentKind.HISTOGRAM else ()
 
 
 def _encode(instrument: Instrument, table: dict[Values | None, Series], now_ns: int) -> pb.Metric:

@@ -37,6 +37,8 @@ COUNTERS = {
     "stem_agent.canary.failures": ("{message}", "Canaries that could not be published"),
     "stem_agent.repairs": ("{task}", "Result records asked for in repair, by result"),
     "stem_agent.correlate.evicted": ("{attempt}", "Open attempts dropped, by reason"),
+    "stem_agent.state.refused": ("{state}", "States of the process before that could not be used, by reason"),
+    "stem_agent.state.not_kept": ("{state}", "States that could not be handed to the storage"),
     "stem_agent.correlate.clock_adjusted": ("{attempt}", "Attempts whose times had to be clamped"),
     "stem_agent.self_metrics.failures": ("{failure}", "Failed exports of these metrics, retries included"),
     "stem_agent.exporter.requests": ("{request}", "Requests, by status code"),

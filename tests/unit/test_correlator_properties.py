@@ -10,12 +10,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.correlate.config import CorrelateConfig, LogsConfig
+from agent.correlate.config import CorrelateConfig, KeepConfig, LogsConfig
+from agent.demo.sink import points
 from agent.emit import iso
 from agent.stem.catalogue import TaskState
 from agent.stem.status import TaskError, TaskStatus
-from agent.stem.wire import Gap
-from tests.support import EPOCH, TRACEPARENT, Heard, Story, envelope, found
+from agent.stem.wire import Gap, Outage
+from tests.support import EPOCH, SECOND, TRACEPARENT, Heard, Story, envelope, found
 
 EVERYTHING = CorrelateConfig(logs=LogsConfig(min_severity="TRACE"))
 GONE = EVERYTHING.heartbeat_timeout + 1
@@ -265,6 +266,69 @@ def _record(span: Any) -> TaskStatus:
 
 def _since_us(time_ns: int) -> int:
     return (time_ns - round(EPOCH.timestamp() * 1_000_000) * 1000) // 1000
+
+
+def everything(heard: Heard) -> tuple[list[bytes], list[bytes], dict[str, bytes], dict[tuple[str, str], int]]:
+    """Spans, log records, metrics with their start times, and what was counted; exemplars are not kept."""
+    metrics = heard.metrics()
+    for metric in metrics.values():
+        for point in points(metric) if metric.WhichOneof("data") == "histogram" else ():
+            del point.exemplars[:]
+    recorder = heard.correlator.recorder
+    exported = {name: metric.SerializeToString(deterministic=True) for name, metric in metrics.items()}
+    return sorted(recorder.spans), sorted(recorder.log.records), exported, dict(heard.correlator.counters)
+
+
+RARE = CorrelateConfig(logs=LogsConfig(min_severity="TRACE"), keep=KeepConfig(ratio=0.5, rare=2.0))
+
+
+@settings(max_examples=1000, deadline=None)
+@given(histories, chance, st.integers(1, 3), st.sampled_from([EVERYTHING, RARE]), st.booleans())
+def test_a_restart_that_loses_nothing_changes_nothing(
+    history: list[History], order: random.Random, restarts: int, config: CorrelateConfig, with_repair: bool
+) -> None:
+    stages = shuffled(tell(history), order, repeats=3)
+    cuts = set(order.choices(range(sum(map(len, stages))), k=restarts))
+    whole, cut = (Heard(config, with_repair=with_repair) for _ in range(2))
+    number = 0
+    for payloads in stages:
+        for payload in payloads:
+            seconds = order.choice((0.0, 0.0, 0.01, 0.4))
+            whole.hear([payload]).pass_time(seconds)
+            cut.hear([payload])
+            if number in cuts:
+                cut.restart()
+            cut.pass_time(seconds)
+            number += 1
+        for heard in (whole, cut):
+            heard.pass_time(1)
+    if with_repair:
+        records = _records([span for span in whole.spans if span.name.startswith("process")])
+        for _ in range(4):
+            whole.pass_time(1).answer(*records)
+            cut.pass_time(1).answer(*records)
+    assert everything(cut.pass_time(GONE)) == everything(whole.pass_time(GONE))
+
+
+@settings(max_examples=1000, deadline=None)
+@given(histories, chance, st.floats(0, 100))
+def test_a_restart_is_an_outage_and_nothing_else(history: list[History], order: random.Random, away: float) -> None:
+    """Whatever is lost between stop and start: what is told is what one agent would tell that was deaf for so long."""
+    stages = shuffled(tell(history), order)
+    payloads = [payload for stage in stages for payload in stage]
+    stopped, lost = order.randrange(len(payloads)), order.randrange(5)
+    whole, cut = Heard(EVERYTHING), Heard(EVERYTHING)
+    for heard in (whole, cut):
+        heard.hear(payloads[:stopped])
+        heard.fact(Outage("stem", (), heard.now_ns, 0))
+        from_ns = heard.now_ns
+        if heard is cut:
+            heard.restart(away).fact(Outage("stem", (), from_ns, 0))
+        else:
+            heard.now_ns += int(away * SECOND)
+        heard.fact(Outage("stem", (), from_ns, heard.now_ns))
+        heard.pass_time(0.25).hear(payloads[stopped + lost :]).pass_time(1)
+    assert everything(cut.pass_time(GONE)) == everything(whole.pass_time(GONE))
 
 
 @pytest.mark.parametrize("count", [1, 2])

@@ -8,6 +8,7 @@
 | `canary` | whether what is published still comes back |
 | `backlog` | raw messages waiting to be decoded, bounded in bytes, and outages in their place between them |
 | `sequence` | holes and repeats in an emitter's numbering |
+| `state` | how that numbering is kept from one process to the next |
 | `receiver` | reconnects, decodes, hands on |
 
 Own protocol code on hiredis, because redis-py's pub/sub costs ten times as much per message and reconnects without

@@ -44,6 +44,11 @@ class StemSignalsConfig(Config):
     ping_interval: Duration = Field(
         10.0, gt=0, description="a connection that says nothing for twice this long is half-open, and is made anew"
     )
+    storage: str | None = Field(
+        None,
+        min_length=1,
+        description="id of the extension that keeps the numbering from a stop to the next start; absent: nobody does",
+    )
     canary: CanaryConfig = Field(default_factory=CanaryConfig, description="publish to ourselves, and listen for it")
     initial_backoff: Duration = Field(0.1, gt=0, description="first delay before a reconnect; doubles, with jitter")
     max_backoff: Duration = Field(10.0, gt=0, description="longest delay before a reconnect")

@@ -5,7 +5,8 @@ skipped is a signal on its way or lost; one seen before is a duplicate.
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+
+from msgspec import Struct
 
 from agent.core.clock import NANOSECONDS
 from agent.stem.wire import Gap
@@ -23,15 +24,16 @@ MAX_HOLES = 1024
 """Holes remembered per boot; the oldest beyond that are told as lost at once, so a broken emitter costs no memory."""
 
 
-@dataclass(slots=True)
-class _Numbering:
+class Numbering(Struct, array_like=True):
+    """What was heard of one boot. `holes` and `before` have the first number: the last, and when that was noticed."""
+
     namespace: str
     emitter: str
     boot: str
     highest: int
     seen_ns: int
-    holes: dict[int, tuple[int, int]] = field(default_factory=dict)  # first -> (last, noticed at)
-    before: dict[int, tuple[int, int]] = field(default_factory=dict)  # the head, while nothing promises it
+    holes: dict[int, tuple[int, int]] = {}
+    before: dict[int, tuple[int, int]] = {}  # the head, while nothing promises it
     began_late: bool = False  # nothing was heard of it in the first QUIET_SECONDS of listening
 
 
@@ -52,7 +54,7 @@ class SequenceTracker:
     def __init__(self, *, grace: float = 1.0, ttl: float = 3600.0) -> None:
         self._grace_ns = int(grace * NANOSECONDS)
         self._ttl_ns = int(ttl * NANOSECONDS)
-        self._boots: dict[tuple[str, str, str], _Numbering] = {}
+        self._boots: dict[tuple[str, str, str], Numbering] = {}
         self._with_holes: set[tuple[str, str, str]] = set()
         self._next_sweep_ns = 0
         self._listening_ns: int | None = None
@@ -84,12 +86,12 @@ class SequenceTracker:
             return True
         return _fill(numbering.holes, seq) or _fill(numbering.before, seq)
 
-    def _begin(self, key: tuple[str, str, str], seq: int, now_ns: int) -> _Numbering:
+    def _begin(self, key: tuple[str, str, str], seq: int, now_ns: int) -> Numbering:
         if len(self._boots) >= MAX_BOOTS:
             self._forget(next(iter(self._boots)))
             if self._listening_ns is not None:
                 self._listening_ns = now_ns  # the one forgotten may yet speak, and is then as good as never heard
-        numbering = self._boots[key] = _Numbering(*key, seq, now_ns)
+        numbering = self._boots[key] = Numbering(*key, seq, now_ns)
         if seq > 1:
             numbering.before[1] = (seq - 1, now_ns)
             since_ns = self._listening_ns
@@ -97,7 +99,7 @@ class SequenceTracker:
             numbering.began_late = waited and seq <= MAX_HEAD
         return numbering
 
-    def _promise(self, key: tuple[str, str, str], numbering: _Numbering) -> None:
+    def _promise(self, key: tuple[str, str, str], numbering: Numbering) -> None:
         """Make holes like any other of what is left of the head: it was published while we listened."""
         numbering.began_late = False
         if numbering.before:
@@ -124,6 +126,22 @@ class SequenceTracker:
     def _forget(self, key: tuple[str, str, str]) -> None:
         del self._boots[key]
         self._with_holes.discard(key)
+
+    def state(self) -> list[Numbering]:
+        """Return what was heard of every boot, holes that are waited for included."""
+        return list(self._boots.values())
+
+    def restore(self, state: list[Numbering], back_ns: int) -> None:
+        """Go on from a state; `back_ns` is by how much the clock was set back since."""
+        for numbering in state:
+            key = (numbering.namespace, numbering.emitter, numbering.boot)
+            numbering.seen_ns -= back_ns
+            for holes in (numbering.holes, numbering.before):
+                for first, (last, noticed_ns) in holes.items():
+                    holes[first] = (last, noticed_ns - back_ns)
+            self._boots[key] = numbering
+            if numbering.holes:
+                self._with_holes.add(key)
 
     def close(self) -> Iterator[Gap]:
         """Yield every hole that is left: nobody will listen for what might fill it."""

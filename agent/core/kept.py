@@ -1,0 +1,63 @@
+"""The form in which state is kept between two processes: a header, and MessagePack.
+
+    offset 0   4 bytes   b"stem"
+           4   2 bytes   version of the content, big-endian
+           6   4 bytes   CRC-32 of the content
+          10             the content
+
+Only what was written under the very same version is read: a misread state would tell wrong things for hours, none
+costs the attempts that were open.
+"""
+
+import struct
+import zlib
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import msgspec
+
+Shape = TypeVar("Shape", bound=msgspec.Struct)
+
+_HEADER = struct.Struct(">4sHI")
+_MAGIC = b"stem"
+
+
+class KeptStateError(ValueError):
+    """A kept state cannot be used. `reason` is one of `foreign`, `version`, `broken`, fit for a label."""
+
+    def __init__(self, reason: str, detail: str) -> None:
+        super().__init__(detail)
+        self.reason = reason
+
+
+def encode(state: msgspec.Struct, version: int, replace: Callable[[Any], Any] | None = None) -> bytes:
+    """Return the bytes to keep; `replace` turns what MessagePack does not know into what it does.
+
+    Raises `OverflowError` for integers beyond 64 bits, and what `replace` raises.
+    """
+    # Encoded behind the header, in place: there may be 100 000 attempts, and each copy of them is 20 MiB.
+    buffer = bytearray(_HEADER.size)
+    msgspec.msgpack.Encoder(enc_hook=replace).encode_into(state, buffer, _HEADER.size)
+    _HEADER.pack_into(buffer, 0, _MAGIC, version, zlib.crc32(memoryview(buffer)[_HEADER.size :]))
+    return bytes(buffer)
+
+
+def decode(kept: bytes, shape: type[Shape], version: int, restore: Callable[[type, Any], Any] | None = None) -> Shape:
+    """Return what was encoded; raises `KeptStateError` for everything else.
+
+    `restore` makes what MessagePack does not know; it may raise `ValueError`.
+    """
+    if len(kept) < _HEADER.size:
+        raise KeptStateError("broken", f"{len(kept)} bytes are no state")
+    magic, found, checksum = _HEADER.unpack_from(kept)
+    if magic != _MAGIC:
+        raise KeptStateError("foreign", "not written by a stem-agent")
+    if found != version:
+        raise KeptStateError("version", f"written in version {found}, expected {version}")
+    content = memoryview(kept)[_HEADER.size :]
+    if zlib.crc32(content) != checksum:
+        raise KeptStateError("broken", "its checksum does not fit")
+    try:
+        return msgspec.msgpack.Decoder(shape, dec_hook=restore).decode(content)
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:
+        raise KeptStateError("broken", f"its content does not fit: {error}") from error
