@@ -5,31 +5,28 @@ the connector settles what it can, exporters seal and drain, then the books are 
 """
 
 import asyncio
-import contextlib
 import logging
 import signal
-import threading
 from collections import Counter
 from collections.abc import Mapping
 
 from agent import __version__
-from agent.configuration import SELF_METRICS_OFF, AgentConfig
+from agent.configuration import AgentConfig
 from agent.core.clock import SteadyClock
 from agent.core.errors import EXIT_HELD, EXIT_LOST, EXIT_OK
 from agent.core.ledger import Ledger
-from agent.exporters.otlp_http.config import OtlpHttpConfig
-from agent.otlp.batch import Kind
+from agent.core.status import StatusBoard
 from agent.otlp.resource import Resource
 from agent.pipeline import Graph
-from agent.registry import Host, type_of
+from agent.registry import Host
+from agent.self_telemetry import SelfTelemetry
 from agent.settings.resource import detect_resource
 from agent.telemetry.events import Telemetry, log
-from agent.telemetry.self_metrics import Destination, SelfMetrics
 
 # Waiting for the network is most of stopping; this share of the deadline is kept for closing the books.
 _DRAIN_SHARE = 0.9
 # The agent's last word about itself is worth one attempt, not the deadline.
-_SELF_METRICS_SECONDS = 1.0
+_LAST_WORD_SECONDS = 1.0
 _LOST_COUNTERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("stem_agent.correlate.evicted", {}),
     ("stem_agent.signals.lost", {"reason": "shed"}),
@@ -44,11 +41,13 @@ class Agent:
     def __init__(self, config: AgentConfig, environ: Mapping[str, str]) -> None:
         self._config = config
         attributes = _resource(config, environ)
-        self.telemetry = Telemetry()
+        clock = SteadyClock()
+        self.telemetry = Telemetry(clock, config.masker())
         self.ledger = Ledger()
-        self.graph = Graph(config, Host(self.telemetry, self.ledger, SteadyClock(), Resource(attributes)))
-        self._attributes = attributes
-        self._self_metrics: SelfMetrics | None = None
+        self.status = StatusBoard(clock)
+        self.graph = Graph(config, Host(self.telemetry, self.ledger, clock, Resource(attributes), self.status))
+        self._own = SelfTelemetry(config, self.telemetry, self.ledger, attributes)
+        self._last_word_s = _LAST_WORD_SECONDS
         self._stop = asyncio.Event()
 
     def stop(self) -> None:
@@ -60,13 +59,17 @@ class Agent:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
+        self._own.start_logs()
         log(logging.INFO, "stem-agent starting", {"version": __version__, **_shape(self._config)})
-        if not await self._started():
-            return self._close_books()
-        self._start_self_metrics()
-        log(logging.INFO, "stem-agent running", {})
-        await self._stop.wait()
-        return await self._drain()
+        try:
+            if not await self._started():
+                return self._close_books()
+            self._own.start_metrics()
+            log(logging.INFO, "stem-agent running", {})
+            await self._stop.wait()
+            return await self._drain()
+        finally:  # after the books are closed and told
+            await self._own.stop(self._last_word_s)
 
     async def _started(self) -> bool:
         """Start everything; return False if asked to stop before that was done (Redis may take its time)."""
@@ -96,8 +99,7 @@ class Agent:
         drain.cancel()
         await asyncio.gather(drain, second, return_exceptions=True)
         await self.graph.stop(0)  # what a cancelled drain did not come to
-        if not cut:
-            await self._stop_self_metrics(min(_SELF_METRICS_SECONDS, max(0.0, deadline - loop.time())))
+        self._last_word_s = 0.0 if cut else min(_LAST_WORD_SECONDS, max(0.0, deadline - loop.time()))
         return self._close_books()
 
     def _close_books(self) -> int:
@@ -120,44 +122,6 @@ class Agent:
         log(logging.ERROR if lost else logging.INFO, "stem-agent stopped", {"lost": lost, "held": held})
         return EXIT_LOST if lost else EXIT_HELD if held else EXIT_OK
 
-    # --- self metrics ------------------------------------------------------------------------------------------------
-
-    def _start_self_metrics(self) -> None:
-        settings = self._config.service.telemetry.metrics
-        identity = settings.exporter or self._metrics_exporter()
-        config = self._config.components["exporters"].get(identity or SELF_METRICS_OFF)
-        if isinstance(config, OtlpHttpConfig):
-            destination = _destination(config)
-            try:
-                self._self_metrics = SelfMetrics(
-                    self.telemetry, self.ledger, self._attributes, destination, interval=settings.interval
-                )
-            except Exception as error:  # noqa: BLE001 - the SDK refuses some OTEL_* variables; the main job goes on
-                log(logging.ERROR, "failed to start the agent's own metrics", {"error": str(error)})
-
-    def _metrics_exporter(self) -> str | None:
-        pipelines = self._config.service.pipelines.items()
-        names = (name for key, p in pipelines if type_of(key) == Kind.METRICS for name in p.exporters)
-        return next((name for name in names if type_of(name) == "otlp_http"), None)
-
-    async def _stop_self_metrics(self, timeout: float) -> None:  # noqa: ASYNC109 - the rest of the deadline
-        if not self._self_metrics:
-            return
-        done, loop = asyncio.Event(), asyncio.get_running_loop()
-        self_metrics = self._self_metrics
-
-        def shutdown() -> None:
-            self_metrics.shutdown(max(0.1, timeout))
-            with contextlib.suppress(RuntimeError):  # the loop may be closed by then
-                loop.call_soon_threadsafe(done.set)
-
-        # The stock exporter blocks for as long as its endpoint does. A daemon thread is one that the exit of the
-        # process does not wait for, as it would for an executor's.
-        threading.Thread(target=shutdown, name="self metrics: shutdown", daemon=True).start()
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(timeout):
-                await done.wait()
-
 
 def _by_reason(counts: Counter[str]) -> str:
     return ",".join(f"{reason}:{count}" for reason, count in sorted(counts.items())) or "0"
@@ -166,19 +130,6 @@ def _by_reason(counts: Counter[str]) -> str:
 def _resource(config: AgentConfig, environ: Mapping[str, str]) -> dict[str, str]:
     namespaces = {getattr(receiver, "namespace", "stem") for receiver in config.components["receivers"].values()}
     return detect_resource(environ, namespaces.pop() if len(namespaces) == 1 else "stem")
-
-
-def _destination(config: OtlpHttpConfig) -> Destination:
-    return Destination(
-        url=config.url(Kind.METRICS),
-        headers={name: secret.get_secret_value() for name, secret in config.headers.items()},
-        gzip=config.compression == "gzip",
-        timeout=config.timeout,
-        ca_file=config.tls.ca_file,
-        cert_file=config.tls.cert_file,
-        key_file=config.tls.key_file,
-        insecure_skip_verify=config.tls.insecure_skip_verify,
-    )
 
 
 def _shape(config: AgentConfig) -> dict[str, str]:

@@ -10,19 +10,21 @@ from typing import Any, Literal
 from pydantic import Field
 
 from agent.core.errors import ConfigError, Problem
+from agent.core.masking import Masker
 from agent.otlp.batch import Kind
 from agent.registry import SECTIONS, STORAGE, type_of
 from agent.settings.document import Document, read
 from agent.settings.document import Path as KeyPath
 from agent.settings.model import Config
 from agent.settings.resource import ResourceError, parse_attributes
+from agent.settings.secrets import secrets_of
 from agent.settings.types import Duration
 from agent.settings.validate import nearest, validate
 
 SIGNALS = "signals"
 PIPELINE_KINDS = (SIGNALS, *(str(kind) for kind in Kind))
-SELF_METRICS_CARRIER = "otlp_http"
-SELF_METRICS_OFF = "none"
+SELF_TELEMETRY_CARRIER = "otlp_http"
+SELF_TELEMETRY_OFF = "none"
 # Which sections each role of a pipeline may name: a connector ends the signals pipeline and begins the others.
 _ROLES: dict[str, dict[str, tuple[str, ...]]] = {
     SIGNALS: {"receivers": ("receivers",), "processors": (), "exporters": ("connectors",)},
@@ -39,10 +41,13 @@ class PipelineConfig(Config):
 
 
 class SelfLogsConfig(Config):
-    """The agent's own log lines, on standard error."""
+    """The agent's own log lines, on standard error and, if wanted, over OTLP."""
 
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lines below are not written")
     format: Literal["console", "json"] = Field("console", description="text for people, or one JSON object a line")
+    exporter: str | None = Field(
+        None, description="id of the `otlp_http` whose destination gets them too; absent or `none`: standard error only"
+    )
 
 
 class SelfMetricsConfig(Config):
@@ -81,6 +86,10 @@ class AgentConfig:
     components: dict[str, dict[str, Config]]
     service: ServiceConfig
     warnings: list[Problem] = field(default_factory=list)
+
+    def masker(self) -> Masker:
+        """Return what hides the secrets of this configuration in any text."""
+        return Masker(secrets_of([list(configs.values()) for configs in self.components.values()]))
 
 
 def default_file() -> Path:
@@ -188,7 +197,7 @@ class _References:
             self._pipeline(name, _mapping(pipeline))
         for index, identity in enumerate(_texts(service.get("extensions"))):
             self._follow(identity, ("service", "extensions", index), ("extensions",), "the list of extensions")
-        self._self_metrics(service)
+        self._self_telemetry(service)
         self._storages(_texts(service.get("extensions")))
         for identity in sorted(self._used["connectors"]):
             for role, other in (("exporters", "receivers"), ("receivers", "exporters")):
@@ -199,14 +208,15 @@ class _References:
             self._unused(section, i) for section in SECTIONS for i in self._ids[section] if i not in self._used[section]
         ]
 
-    def _self_metrics(self, service: Mapping[str, Any]) -> None:
+    def _self_telemetry(self, service: Mapping[str, Any]) -> None:
         telemetry = _mapping(service.get("telemetry"))
-        name = _mapping(telemetry.get("metrics")).get("exporter")
-        carriers = [identity for identity in self._ids["exporters"] if type_of(identity) == SELF_METRICS_CARRIER]
-        if isinstance(name, str) and name not in {SELF_METRICS_OFF, *carriers}:
-            path = ("service", "telemetry", "metrics", "exporter")
-            hint = nearest(name, [*carriers, SELF_METRICS_OFF])
-            self._document.problem(path, f"found {name!r}, expected the id of an {SELF_METRICS_CARRIER}{hint}")
+        carriers = [identity for identity in self._ids["exporters"] if type_of(identity) == SELF_TELEMETRY_CARRIER]
+        for what in ("logs", "metrics"):
+            name = _mapping(telemetry.get(what)).get("exporter")
+            if isinstance(name, str) and name not in {SELF_TELEMETRY_OFF, *carriers}:
+                path = ("service", "telemetry", what, "exporter")
+                hint = nearest(name, [*carriers, SELF_TELEMETRY_OFF])
+                self._document.problem(path, f"found {name!r}, expected the id of an {SELF_TELEMETRY_CARRIER}{hint}")
 
     def _storages(self, running: Sequence[str]) -> None:
         """Follow every option `storage`, of a component or of its queue."""

@@ -3,7 +3,8 @@
     receivers --facts--> connectors --batches--> processors --> exporters
 
 Everything is built from its end: a component is handed its next step. Started sinks first, so that nobody speaks
-before somebody listens; stopped sources first, so that everything on its way still arrives.
+before somebody listens; stopped sources first, so that everything on its way still arrives. Extensions begin first
+and end last: `health` answers while the others start and drain.
 """
 
 import asyncio
@@ -13,6 +14,7 @@ from datetime import tzinfo
 
 from agent.configuration import SIGNALS, AgentConfig
 from agent.core.component import Component
+from agent.core.status import Phase
 from agent.otlp.batch import Consumer, Fanout, Kind
 from agent.registry import CONNECTORS, EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS, Connector, Exporter, Host, type_of
 from agent.stem.wire import Fact, SignalConsumer
@@ -37,6 +39,7 @@ class Graph:
     def __init__(self, config: AgentConfig, host: Host) -> None:
         self._config = config
         self._host = host
+        self._status = host.status
         self._started: list[Component] = []
         pipelines = config.service.pipelines
         extensions = self._extensions()  # first, because the others use them
@@ -52,17 +55,22 @@ class Graph:
             ("connectors", connectors),
             ("receivers", self._receivers(connectors)),
         ]
+        for section, components in self.stages:
+            for identity in components:
+                self._status.of(section, identity)
 
     async def start(self) -> None:
         """Start every component, sinks first; on failure stop those that run, and raise."""
         try:
-            for _, components in self.stages:
-                for component in components.values():
+            for section, components in self.stages:
+                for identity, component in components.items():
                     self._started.append(component)
                     await component.start()
+                    self._status.started(section, identity)
         except BaseException:
             await self.stop(0)
             raise
+        self._status.phase = Phase.RUNNING
 
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - one deadline for all stops
         """Stop every started component, sources first, within `timeout` seconds altogether.
@@ -70,16 +78,21 @@ class Graph:
         Exporters come last and drain together: they share what the others left of the time. A stop that was
         cancelled can be called again: it goes on with what is not stopped yet.
         """
+        self._status.phase = Phase.DRAINING
         loop = asyncio.get_running_loop()
         deadline = loop.time() + timeout
-        for _, components in reversed(self.stages):
-            running = [component for component in components.values() if component in self._started]
+        for section, components in reversed(self.stages):
+            running = {identity: each for identity, each in components.items() if each in self._started}
             left = max(0.0, deadline - loop.time())
-            ends = await asyncio.gather(*(component.stop(left) for component in running), return_exceptions=True)
+            ends = await asyncio.gather(
+                *(component.stop(left) for component in running.values()), return_exceptions=True
+            )
             for error in ends:
                 if isinstance(error, Exception):  # its fault must not keep the others from draining
                     log(logging.ERROR, "failed to stop a component", {"error": f"{type(error).__name__}: {error}"})
-            self._started = [component for component in self._started if component not in running]
+            for identity, component in running.items():
+                self._started.remove(component)
+                self._status.stopped(section, identity)
 
     # --- building, from the end --------------------------------------------------------------------------------------
 

@@ -11,11 +11,14 @@ from typing import Any, Generic, Protocol, TypeVar
 from agent.core.clock import Clock
 from agent.core.component import Component
 from agent.core.ledger import Ledger
+from agent.core.status import StatusBoard
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.connector import CorrelateConnector
 from agent.exporters.debug import DebugConfig, DebugExporter
 from agent.exporters.otlp_http.config import OtlpHttpConfig
 from agent.exporters.otlp_http.exporter import OtlpHttpExporter
+from agent.extensions.health.config import HealthConfig
+from agent.extensions.health.extension import HealthExtension
 from agent.otlp.batch import Consumer, Kind
 from agent.otlp.resource import Resource
 from agent.processors.resource import ResourceConfig, ResourceProcessor
@@ -30,12 +33,16 @@ from agent.telemetry.events import Telemetry
 
 @dataclass(frozen=True, slots=True)
 class Host:
-    """What every component may use. `states` keeps what a component knows across restarts."""
+    """What every component may use.
+
+    A component tells how it is through `status.of(section, identity)`, and keeps what survives a restart in a storage.
+    """
 
     telemetry: Telemetry
     ledger: Ledger
     clock: Clock
     resource: Resource
+    status: StatusBoard
     storages: dict[str, FileStorage] = field(default_factory=dict)
 
     def storage(self, identity: str | None) -> FileStorage | None:
@@ -78,7 +85,9 @@ RECEIVERS: dict[str, ComponentType[BuildReceiver]] = {
     "stem_signals": ComponentType(
         StemSignalsConfig,
         lambda identity, config, consumer, host: StemSignalsReceiver(
-            identity, config, consumer, host.telemetry, host.clock, host.storage(config.storage)
+            *(identity, config, consumer, host.telemetry, host.clock),
+            host.status.of("receivers", identity),
+            host.storage(config.storage),
         ),
     ),
 }
@@ -86,8 +95,9 @@ CONNECTORS: dict[str, ComponentType[BuildConnector]] = {
     "correlate": ComponentType(
         CorrelateConfig,
         lambda identity, config, outputs, host: CorrelateConnector(
-            *(identity, config, outputs, host.resource),
-            *(host.telemetry, host.clock, host.storage(config.storage)),
+            *(identity, config, outputs, host.resource, host.telemetry, host.clock),
+            host.status.of("connectors", identity),
+            host.storage(config.storage),
         ),
     ),
 }
@@ -100,7 +110,9 @@ EXPORTERS: dict[str, ComponentType[BuildExporter]] = {
     "otlp_http": ComponentType(
         OtlpHttpConfig,
         lambda identity, config, host: OtlpHttpExporter(
-            identity, config, host.ledger, host.telemetry, host.storage(config.sending_queue.storage)
+            *(identity, config, host.ledger, host.telemetry),
+            host.status.of("exporters", identity),
+            host.storage(config.sending_queue.storage),
         ),
     ),
     "debug": ComponentType(DebugConfig, lambda identity, config, host: DebugExporter(identity, config, host.ledger)),
@@ -109,12 +121,18 @@ EXPORTERS: dict[str, ComponentType[BuildExporter]] = {
 
 def _file_storage(identity: str, config: FileStorageConfig, host: Host) -> FileStorage:
     """Build a storage, and leave it where the others find it: extensions are built first."""
-    storage = host.storages[identity] = FileStorage(identity, config, host.telemetry, host.clock)
+    storage = FileStorage(identity, config, host.telemetry, host.clock, host.status.of("extensions", identity))
+    host.storages[identity] = storage
     return storage
 
 
-EXTENSIONS: dict[str, ComponentType[BuildExtension]] = {STORAGE: ComponentType(FileStorageConfig, _file_storage)}
-
+EXTENSIONS: dict[str, ComponentType[BuildExtension]] = {
+    STORAGE: ComponentType(FileStorageConfig, _file_storage),
+    "health": ComponentType(
+        HealthConfig,
+        lambda identity, config, host: HealthExtension(identity, config, host.status, host.ledger, host.telemetry),
+    ),
+}
 
 SECTIONS: dict[str, Mapping[str, ComponentType[Any]]] = {
     "receivers": RECEIVERS,

@@ -5,6 +5,7 @@ from collections.abc import Mapping, Sequence
 from agent.configuration import AgentConfig
 from agent.core.clock import SteadyClock
 from agent.core.ledger import Account, Ledger
+from agent.core.status import StatusBoard
 from agent.otlp.resource import Resource
 from agent.registry import EXPORTERS, EXTENSIONS, STORAGE, Host, type_of
 from agent.settings.resource import detect_resource
@@ -13,7 +14,9 @@ from agent.telemetry.events import Telemetry
 
 async def replay(config: AgentConfig, environ: Mapping[str, str], timeout: float) -> Sequence[Account]:  # noqa: ASYNC109 - of a drain
     """Deliver for up to `timeout` seconds; return the accounts. Raises `StartupError`."""
-    host = Host(Telemetry(), Ledger(), SteadyClock(), Resource(detect_resource(environ, "stem")))
+    clock = SteadyClock()
+    resource = Resource(detect_resource(environ, "stem"))
+    host = Host(Telemetry(), Ledger(), clock, resource, StatusBoard(clock))
     components = [
         EXTENSIONS[STORAGE].build(identity, config.components["extensions"][identity], host)
         for identity in config.service.extensions

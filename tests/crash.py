@@ -14,6 +14,7 @@ from pathlib import Path
 
 from agent.core.clock import SteadyClock
 from agent.core.ledger import Ledger
+from agent.core.status import Reports, StatusBoard
 from agent.exporters.sending import queue as queues
 from agent.exporters.sending.config import BatchConfig, QueueConfig, RetryConfig
 from agent.exporters.sending.outcome import Delivered, Outcome, Retry
@@ -31,6 +32,10 @@ RESOURCE = Resource({"service.name": "shop"})
 
 def say(*words: object) -> None:
     os.write(1, (" ".join(map(str, words)) + "\n").encode())
+
+
+def reports() -> Reports:
+    return StatusBoard(SteadyClock()).of("exporters", "otlp_http")
 
 
 class Destination:
@@ -58,7 +63,7 @@ class SpokenQueue(DiskQueue):
 
 async def main(directory: Path, seed: int, *, drain: bool) -> None:
     chance, telemetry = random.Random(seed), Telemetry()
-    storage = FileStorage("s", FileStorageConfig(directory=str(directory)), telemetry, SteadyClock())
+    storage = FileStorage("s", FileStorageConfig(directory=str(directory)), telemetry, SteadyClock(), reports())
     await storage.start()
     with ThreadPoolExecutor(1) as executor:
         sender = Sender(
@@ -70,6 +75,7 @@ async def main(directory: Path, seed: int, *, drain: bool) -> None:
             telemetry=telemetry,
             executor=executor,
             storage=storage,
+            reports=reports(),
         )
         sender._queue = SpokenQueue(storage, sender._queue._name, sender)  # type: ignore[attr-defined]
         await sender.start()

@@ -26,6 +26,6 @@ def validate(
                 if isinstance(tls := getattr(component, "tls", None), ClientTls):
                     tls.context()
     except AgentError as error:
-        tell(f"error: {error}")
+        tell(loaded.masker()(f"error: {error}"))
         raise typer.Exit(error.exit_code) from None
     typer.echo(f"{config or default_file()}: ok")

@@ -12,6 +12,7 @@ from agent.core.backoff import Backoff
 from agent.core.clock import NANOSECONDS, Clock
 from agent.core.kept import KeptStateError
 from agent.core.states import StateStore
+from agent.core.status import Reporter, Reports
 from agent.core.tasks import cancel
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.correlator import Correlator
@@ -26,6 +27,10 @@ from agent.telemetry.kept_events import StateNotKept, StateRefused
 TICK_SECONDS = 0.25
 _STALL_NS = NANOSECONDS
 """A tick so late means that nothing was heard meanwhile, whoever spoke."""
+_CALM_NS = 60 * NANOSECONDS
+"""Trouble that did not come again for so long is over."""
+_MAX_AGE_NS = 86_400 * NANOSECONDS
+"""A signal older than a day when it is heard tells of a clock that is wrong, not of a slow pipeline."""
 _MAX_REPAIR_BACKOFF_SECONDS = 5.0
 _KEEP_SECONDS = 2.0
 """For the storage, however little is left of the deadline: what it does not take is lost."""
@@ -104,6 +109,7 @@ class CorrelateConnector:
         resource: Resource,
         telemetry: Telemetry,
         clock: Clock,
+        reports: Reports,
         store: StateStore | None = None,
     ) -> None:
         self._id = identity
@@ -117,9 +123,12 @@ class CorrelateConnector:
         self._telemetry = telemetry
         self._clock = clock
         results = config.results
-        self._reader = ResultReader(results, identity, telemetry) if results.enabled else None
+        self._reader = ResultReader(results, identity, telemetry, reports.part("repair")) if results.enabled else None
         self._correlator = self._new_correlator()
         self._zone_known = False
+        self._signals = reports.part("signals")
+        self._attempts = reports.part("attempts")
+        self._calm_at_ns = 0
         self._tasks: list[asyncio.Task[None]] = []
         self._stopped = False
         telemetry.gauge(
@@ -140,7 +149,7 @@ class CorrelateConnector:
             try:
                 handle(fact, zone, now_ns)
             except Exception as error:  # noqa: BLE001 - one bad fact must not cost the others
-                self._telemetry.emit(FactFailed(self._id, f"{type(error).__name__}: {error}"))
+                self._failed(error)
         self._hand_on()
 
     async def start(self) -> None:
@@ -262,6 +271,10 @@ class CorrelateConnector:
                 self._guarded(lambda: self._correlator.stalled(self._clock()))
             self._guarded(lambda: self._correlator.tick(self._clock()))
             self._guarded(self._hand_on)
+            if self._calm_at_ns and self._clock() >= self._calm_at_ns:
+                self._calm_at_ns = 0
+                self._signals.ok()
+                self._attempts.ok()
 
     async def _collect(self) -> None:
         while True:
@@ -273,16 +286,26 @@ class CorrelateConnector:
         try:
             step()
         except Exception as error:  # noqa: BLE001 - see above
-            self._telemetry.emit(FactFailed(self._id, f"{type(error).__name__}: {error}"))
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        text = f"{type(error).__name__}: {error}"
+        self._telemetry.emit(FactFailed(self._id, text))
+        self._trouble(self._signals, f"a fault of the agent cost a signal: {text}")
+
+    def _trouble(self, part: Reporter, reason: str) -> None:
+        """Tell of something that ends by itself: when it has not come again for a while."""
+        part.degraded(reason)
+        self._calm_at_ns = self._clock() + _CALM_NS
 
     def _hand_on(self) -> None:
         recorder = self._correlator.recorder
-        if spans := recorder.spans:
-            recorder.spans = []
-            self._send(Kind.TRACES, spans, len(spans))
-        if records := recorder.log.records:
-            recorder.log.records = []
-            self._send(Kind.LOGS, records, len(records))
+        if recorder.spans:
+            spans, since_ns = recorder.take_spans()
+            self._send(Kind.TRACES, spans, len(spans), since_ns)
+        if recorder.log.records:
+            records, since_ns = recorder.log.take()
+            self._send(Kind.LOGS, records, len(records), since_ns)
         if counters := self._correlator.counters:
             self._move_counters(list(counters.items()))
             counters.clear()
@@ -294,14 +317,17 @@ class CorrelateConnector:
         if points:
             self._send(Kind.METRICS, metrics, points)
 
-    def _send(self, kind: Kind, items: list[bytes], count: int) -> None:
+    def _send(self, kind: Kind, items: list[bytes], count: int, since_ns: int = 0) -> None:
         if consumer := self._outputs.get(kind):
-            consumer.consume(Batch(kind, self._resource, items, count))
+            if since_ns and self._clock() - since_ns > _MAX_AGE_NS:
+                since_ns = 0
+            consumer.consume(Batch(kind, self._resource, items, count, since_ns))
 
     def _move_counters(self, counters: list[tuple[tuple[str, str], int]]) -> None:
         for (name, value), amount in counters:
             if name == EVICTED:
                 self._telemetry.emit(AttemptsDropped(self._id, value, amount))
+                self._trouble(self._attempts, f"open attempts are dropped: {value}")
             elif name == CLOCK_ADJUSTED:
                 self._telemetry.count(name, amount)
             else:

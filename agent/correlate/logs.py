@@ -73,6 +73,7 @@ class LogWriter:
     def __init__(self, min_severity: Severity | None) -> None:
         self._minimum = min_severity
         self.records: list[bytes] = []
+        self._since_ns = 0
 
     def wants(self, log_event: LogEvent) -> bool:
         """Whether records of this event are exported."""
@@ -90,6 +91,8 @@ class LogWriter:
         context: bytes = b"",
     ) -> None:
         """Add one record; `subject` and its time identify the fact, and make `log.record.uid`."""
+        if not self._since_ns or time_ns < self._since_ns:
+            self._since_ns = time_ns
         uid = _UID.text(ids.log_uid(log_event.name, *subject, str(time_ns)))
         self.records.append(
             encode_log(
@@ -101,6 +104,12 @@ class LogWriter:
                 attributes=attributes + uid,
             )
         )
+
+    def take(self) -> tuple[list[bytes], int]:
+        """Return the records, and when the oldest fact among them happened (Unix nanoseconds); begin anew."""
+        taken = (self.records, self._since_ns)
+        self.records, self._since_ns = [], 0
+        return taken
 
 
 def task_attributes(task_id: str) -> bytes:

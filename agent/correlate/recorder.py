@@ -62,6 +62,7 @@ class Recorder:
     def __init__(self, config: CorrelateConfig, now_ns: int) -> None:
         severity = config.logs.min_severity
         self.spans: list[bytes] = []
+        self.spans_since_ns = 0  # when the first to end of them ended
         self.log = logs.LogWriter(None if severity == "off" else Severity[severity])
         self.metrics = Aggregator(
             now_ns=now_ns, cardinality_limit=config.cardinality_limit, series_ttl=config.series_ttl
@@ -122,11 +123,23 @@ class Recorder:
             if settled.ready_ns and self._config.wait_spans:
                 self.spans.append(spans.wait_span(settled, labels, trace_state))
             event = self._config.exceptions == "span_events"
-            self.spans.append(spans.process_span(settled, labels, trace_state, exception_event=event))
+            self.add_span(spans.process_span(settled, labels, trace_state, exception_event=event), settled.end_ns)
         self.started(settled.attempt, now_ns, settled=settled)
         self._measure(settled, labels.series, now_ns, exemplar)
         self._log_end(settled, now_ns, kept=trace_state is not None)
         return trace_state is not None
+
+    def add_span(self, span: bytes, end_ns: int) -> None:
+        """Add one span, which ended at `end_ns` (Unix nanoseconds)."""
+        if not self.spans_since_ns or end_ns < self.spans_since_ns:
+            self.spans_since_ns = end_ns
+        self.spans.append(span)
+
+    def take_spans(self) -> tuple[list[bytes], int]:
+        """Return the spans, and when the first to end of them ended; begin anew."""
+        taken = (self.spans, self.spans_since_ns)
+        self.spans, self.spans_since_ns = [], 0
+        return taken
 
     def _measure(self, settled: Settled, series: Values, now_ns: int, exemplar: Exemplar | None) -> None:
         instruments, kind, record = self._instruments, settled.kind, self.metrics.record

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from asyncio_throttle.throttler import Throttler
 
+from agent.core.status import Reporter
 from agent.correlate.counters import REPAIRS
 from agent.correlate.results_config import ResultsConfig
 from agent.redis_client import failure, redis_client
@@ -75,10 +76,11 @@ class ResultReader:
     Raises `StartupError` if a TLS file cannot be used. What cannot be asked is told by an event and never raised.
     """
 
-    def __init__(self, config: ResultsConfig, identity: str, telemetry: Telemetry) -> None:
+    def __init__(self, config: ResultsConfig, identity: str, telemetry: Telemetry, status: Reporter) -> None:
         self._id = identity
         self._config = config
         self._telemetry = telemetry
+        self._status = status
         self._keys = Keys(config.namespace)
         self._batch = min(config.batch, config.max_reads_per_second)
         # One slot a batch, and as many batches in a period as make the rate exact.
@@ -102,6 +104,7 @@ class ResultReader:
             except Exception as error:  # noqa: BLE001 - whatever it was, whoever repairs must go on
                 self._unavailable(error, len(task_ids) - start)
                 return None
+            self._status.ok()
             found |= {task_id: self._decode(record) for task_id, record in zip(batch, records, strict=True)}
         return found
 
@@ -150,4 +153,5 @@ class ResultReader:
 
     def _unavailable(self, error: Exception, tasks: int) -> None:
         reason = failure(error)
+        self._status.degraded(f"failed to read result records from {self._config.url.address}: {reason}")
         self._telemetry.emit(ResultsUnavailable(self._id, self._config.url.address, reason, tasks))

@@ -209,7 +209,7 @@ class Workflows:
         failed = run.failures > 0 or run.status != _ENDS[COMPLETED]
         trace_state = self._recorder.keeper.keep_run(trace_id, origin.lineage.trace_state, failed=failed)
         if trace_state is not None:
-            self._recorder.spans.append(_span(run, origin, trace_id, trace_state))
+            self._recorder.add_span(_span(run, origin, trace_id, trace_state), run.ended_ns)
 
     def _log(self, name: SignalName, run: Run, attributes: Attributes, time_ns: int, now_ns: int) -> None:
         log_event, verb = _LOGS[name]

@@ -21,13 +21,15 @@ class Batch:
     """Encoded items of one kind under one resource.
 
     An item is the payload of one `Span`, `LogRecord` or `Metric` message; `count` is what the ledger and OTLP's
-    partial success count: spans, log records, or data points (a metric has many).
+    partial success count: spans, log records, or data points (a metric has many). `since_ns` is when the oldest signal
+    that they tell of happened (Unix nanoseconds); 0 where there is none to speak of.
     """
 
     kind: Kind
     resource: Resource
     items: Sequence[bytes]
     count: int
+    since_ns: int = 0
 
     @property
     def size(self) -> int:

@@ -15,12 +15,8 @@ from opentelemetry.proto.common.v1.common_pb2 import AnyValue, KeyValue
 from opentelemetry.proto.metrics.v1 import metrics_pb2 as pb
 
 from agent.core.clock import NANOSECONDS
+from agent.core.histogram import DURATION_BOUNDS
 
-# telemetry contract, section 4: from 5 ms to 4 h, because jobs are slower than requests.
-DURATION_BOUNDS = (
-    *(0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0),
-    *(10.0, 30.0, 60.0, 120.0, 300.0, 600.0, 1800.0, 3600.0, 14400.0),
-)
 OVERFLOW = "otel.metric.overflow"
 
 Values = tuple[str, ...]

@@ -4,7 +4,8 @@ They are pydantic annotations: the attribute of a validated model is a plain `fl
 """
 
 import re
-from typing import Annotated, Any
+from ipaddress import ip_address
+from typing import Annotated, Any, NamedTuple
 from urllib.parse import unquote, urlsplit
 
 from pydantic import BeforeValidator, SecretStr
@@ -112,6 +113,41 @@ class RedisUrl:
         return f"{self.host}:{self.port}"
 
 
+class HostPort(NamedTuple):
+    """An address to listen on; port 0 takes a free one."""
+
+    host: str
+    port: int
+
+    def __str__(self) -> str:
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+
+_HOST_NAME = re.compile(r"[A-Za-z0-9]([A-Za-z0-9.-]{0,251}[A-Za-z0-9])?")
+_MAX_PORT = 65_535
+
+
+def parse_listen_address(value: Any) -> Any:
+    """Turn `127.0.0.1:13133`, `[::1]:13133` or `localhost:13133` into host and port.
+
+    An IPv6 address needs no brackets: `${env:POD_IP}:13133` is what people write.
+    """
+    if not isinstance(value, str):
+        return value
+    wanted = expected("an address to listen on such as 127.0.0.1:13133 or [::1]:13133")
+    host, colon, port = value.rpartition(":")
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if not colon or not (port.isascii() and port.isdigit() and int(port) <= _MAX_PORT):
+        raise wanted
+    try:
+        ip_address(host)
+    except ValueError:
+        if not _HOST_NAME.fullmatch(host):
+            raise wanted from None
+    return HostPort(host, int(port))
+
+
 def _has_space(text: str) -> bool:
     return any(char.isspace() or not char.isprintable() for char in text)
 
@@ -140,5 +176,6 @@ ByteSize = Annotated[int, BeforeValidator(parse_size)]
 """Bytes."""
 Flag = Annotated[bool, BeforeValidator(parse_bool)]
 HttpUrl = Annotated[str, BeforeValidator(parse_endpoint)]
+ListenAddress = Annotated[HostPort, BeforeValidator(parse_listen_address)]
 RedisAddress = Annotated[RedisUrl, BeforeValidator(parse_redis_url)]
 Secret = SecretStr

@@ -63,6 +63,7 @@ class Database:
             if not read_only:
                 self._prepare(sync, max_bytes)
             self._cost = self._value("SELECT coalesce(sum(cost), 0) FROM batches")
+            self.rows = self._value("SELECT count(*) FROM batches")
         except BaseException:
             self.close()
             raise
@@ -120,6 +121,7 @@ class Database:
             cursor = self._sql.execute(f"INSERT INTO batches ({columns}) VALUES ({marks})", values)  # noqa: S608 - constants
             self._book(queue, accepted=row.count)
         self._cost += row.cost - sum(each.cost for each in gone)
+        self.rows += 1 - len(gone)
         return int(cursor.lastrowid or 0), gone
 
     def has(self, identity: int) -> bool:
@@ -165,6 +167,7 @@ class Database:
             if found:
                 self._book(queue, end=end)
         self._cost -= found[0] if found else 0
+        self.rows -= found is not None
         return found is not None
 
     def expire(self, before_ns: int, *, under_way: Collection[int] = ()) -> list[Gone]:
@@ -176,6 +179,7 @@ class Database:
                     break
                 gone.append(self._drop(*found[:-1], reason=TOO_OLD))
         self._cost -= sum(each.cost for each in gone)
+        self.rows -= len(gone)
         return gone
 
     def drop(self, queue: QueueName, reason: str) -> Stock:
@@ -185,6 +189,7 @@ class Database:
             self._sql.execute("DELETE FROM batches WHERE exporter = ? AND kind = ?", queue)
             self._book(queue, end=End(dropped=stock.items, reason=reason))
         self._cost -= stock.cost
+        self.rows -= stock.batches
         return stock
 
     def _make_room(self, cost: int, under_way: Collection[int]) -> list[Gone]:

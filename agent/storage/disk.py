@@ -58,6 +58,7 @@ class Disk:
     def __init__(self, identity: str, config: FileStorageConfig, listener: Listener) -> None:
         self.failure: str | None = None
         self.cost = 0
+        self.rows = 0
         self._id = identity
         self._config = config
         self._listener = listener
@@ -115,7 +116,8 @@ class Disk:
             except OSError as error:
                 self._failed(os.strerror(error.errno).lower() if error.errno else str(error))
                 return AWAY
-            failed, self.cost, self.failure = self.failure, database.cost, None
+            failed, self.failure = self.failure, None
+            self.cost, self.rows = database.cost, database.rows
             if failed:
                 self._listener.tell(StorageRecovered(self._id, str(self._directory)))
                 self._listener.recovered()

@@ -7,10 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from agent.core.clock import NANOSECONDS, Clock
+from agent.core.status import Reporter, Reports
 from agent.core.tasks import cancel
 from agent.storage.config import FileStorageConfig
 from agent.storage.database import Database
 from agent.storage.disk import AWAY, Away, Disk, Kept
+from agent.storage.events import StorageFailed
 from agent.storage.rows import End, Gone, QueueName, Row, Stock, Stored
 from agent.telemetry.events import Event, Telemetry
 
@@ -40,18 +42,21 @@ class FileStorage:
     and because whoever asks has something else to do then. What has begun is done, even if the caller is cancelled.
     """
 
-    def __init__(self, identity: str, config: FileStorageConfig, telemetry: Telemetry, clock: Clock) -> None:
+    def __init__(
+        self, identity: str, config: FileStorageConfig, telemetry: Telemetry, clock: Clock, reports: Reports
+    ) -> None:
         self._id = identity
         self._config = config
         self._telemetry = telemetry
         self.clock = clock
         self._owners: dict[QueueName, Owner] = {}
-        self._ear = _Ear(telemetry, self._owners)
+        self._ear = _Ear(telemetry, reports.part("disk"), self._owners)
         self._disk = Disk(identity, config, self._ear)
         self._executor: ThreadPoolExecutor | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._unsynced = False
         telemetry.gauge("stem_agent.storage.bytes", lambda: float(self._disk.cost), storage=identity)
+        telemetry.gauge("stem_agent.storage.rows", lambda: float(self._disk.rows), storage=identity)
 
     @property
     def failure(self) -> str | None:
@@ -156,13 +161,19 @@ class FileStorage:
 class _Ear:
     """Brings what the disk's thread tells into the event loop."""
 
-    def __init__(self, telemetry: Telemetry, owners: Mapping[QueueName, Owner]) -> None:
+    def __init__(self, telemetry: Telemetry, disk: Reporter, owners: Mapping[QueueName, Owner]) -> None:
         self.loop: asyncio.AbstractEventLoop | None = None
+        self._status = disk
         self._telemetry = telemetry
         self._owners = owners
 
     def tell(self, event: Event) -> None:
-        self._in_loop(lambda: self._telemetry.emit(event))
+        def tell() -> None:
+            self._telemetry.emit(event)
+            if isinstance(event, StorageFailed):
+                self._status.degraded(f"in memory only: {event.error}")
+
+        self._in_loop(tell)
 
     def gone(self, gone: Sequence[Gone]) -> None:
         def tell() -> None:
@@ -181,6 +192,7 @@ class _Ear:
 
     def recovered(self) -> None:
         def tell() -> None:
+            self._status.ok()
             for owner in self._owners.values():
                 owner.recovered()
 

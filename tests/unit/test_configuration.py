@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic_core import PydanticCustomError
 
 from agent.configuration import default_file, load, parse
 from agent.core.errors import ConfigError
@@ -12,7 +13,7 @@ from agent.exporters.otlp_http.config import OtlpHttpConfig
 from agent.otlp.batch import Kind
 from agent.receivers.stem_signals.config import StemSignalsConfig
 from agent.settings.resource import ResourceError, detect_resource, parse_attributes
-from agent.settings.types import RedisUrl, parse_duration, parse_size
+from agent.settings.types import HostPort, RedisUrl, parse_duration, parse_listen_address, parse_size
 
 WORKING = """\
 receivers:
@@ -391,3 +392,24 @@ def test_the_resource_follows_the_environment() -> None:
 def test_bad_resource_attributes_are_discarded_whole_and_told() -> None:
     with pytest.raises(ResourceError, match="'novalue'"):
         parse_attributes("a=b,novalue")
+
+
+@pytest.mark.parametrize(
+    ("text", "host", "port"),
+    [
+        ("127.0.0.1:13133", "127.0.0.1", 13133),
+        ("localhost:0", "localhost", 0),
+        ("[::1]:80", "::1", 80),
+        ("fd00::1:2:13133", "fd00::1:2", 13133),  # ${env:POD_IP}:13133 where pods have IPv6
+    ],
+)
+def test_an_address_to_listen_on(text: str, host: str, port: int) -> None:
+    address = parse_listen_address(text)
+    assert address == HostPort(host, port)
+    assert parse_listen_address(str(address)) == address
+
+
+@pytest.mark.parametrize("text", ["", ":13133", "13133", "localhost", "localhost:x", "a b:1", "h:65536", "h:-1", "h:²"])
+def test_what_is_no_address_to_listen_on(text: str) -> None:
+    with pytest.raises(PydanticCustomError, match="an address to listen on such as"):
+        parse_listen_address(text)

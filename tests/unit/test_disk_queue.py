@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from agent.core.clock import SteadyClock
 from agent.core.errors import StartupError
 from agent.core.ledger import Account, Ledger
+from agent.core.status import Reports, StatusBoard
 from agent.exporters.sending import queue as queues
 from agent.exporters.sending.config import BatchConfig, QueueConfig, RetryConfig
 from agent.exporters.sending.outcome import Delivered, Drop, Outcome, Retry
@@ -38,6 +39,10 @@ KEPT = {"max_elapsed_time": 0.001}  # which would drop at once, were there no di
 
 def batch(count: int = 1, size: int = 100) -> Batch:
     return Batch(Kind.TRACES, RESOURCE, [b"\x0a" * size] * count, count)
+
+
+def reports() -> Reports:
+    return StatusBoard(SteadyClock()).of("exporters", "otlp_http")
 
 
 class Server:
@@ -72,7 +77,7 @@ class Process:
         self.account: Account = Ledger().account(*NAME)
         self.file = directory / FILE
         config = FileStorageConfig.model_validate({"directory": str(directory), **options.pop("storage", {})})
-        self.storage = FileStorage("file_storage", config, self.telemetry, SteadyClock())
+        self.storage = FileStorage("file_storage", config, self.telemetry, SteadyClock(), reports())
         self._executor = ThreadPoolExecutor(1)
         self.sender = Sender(
             queue=QueueConfig(batch=BatchConfig(flush_timeout=0.001, max_items=5), storage="file_storage", **options),
@@ -83,6 +88,7 @@ class Process:
             telemetry=self.telemetry,
             executor=self._executor,
             storage=self.storage,
+            reports=reports(),
         )
 
     async def start(self) -> None:
@@ -378,7 +384,7 @@ async def _live(directory: Path, steps: list[str], chance: random.Random, flaky:
 
 
 async def test_asked_before_its_start_or_after_its_stop_the_storage_is_away(tmp_path: Path) -> None:
-    storage = FileStorage("s", FileStorageConfig(directory=str(tmp_path)), Telemetry(), SteadyClock())
+    storage = FileStorage("s", FileStorageConfig(directory=str(tmp_path)), Telemetry(), SteadyClock(), reports())
     assert await storage.claim(1) is AWAY
     await storage.start()
     await storage.put("correlate", b"state")

@@ -20,6 +20,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from agent.core.backoff import Backoff
 from agent.core.ledger import Account, Ledger
+from agent.core.status import StatusBoard
 from agent.exporters.debug import DebugConfig, DebugExporter
 from agent.exporters.otlp_http.answer import interpret, retry_after
 from agent.exporters.sending.batcher import Batcher
@@ -173,6 +174,7 @@ class Sending:
     def __init__(self, script: Script, executor: ThreadPoolExecutor, **options: Any) -> None:
         self.account: Account = Ledger().account("otlp_http", "traces")
         self.telemetry = Telemetry()
+        self.status = StatusBoard(self.telemetry.clock)
         self.script = script
         limits = {"flush_timeout": 0.001, "max_items": 1, **options.pop("batch", {})}
         retry = {"initial_interval": 0.001, "max_interval": 0.002, **options.pop("retry", {})}
@@ -184,6 +186,7 @@ class Sending:
             account=self.account,
             telemetry=self.telemetry,
             executor=executor,
+            reports=self.status.of("exporters", "otlp_http"),
         )
 
     def books(self) -> tuple[int, int, dict[str, int], dict[str, int], int]:

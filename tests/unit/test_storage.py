@@ -283,6 +283,7 @@ class Books(RuleBasedStateMachine):
         books = self.database.books()
         assert all(each.exact for each in books.values())
         assert sum(each.delivered for each in books.values()) == self.delivered
+        assert self.database.rows == sum(map(len, self.held.values()))
         for queue, held in self.held.items():
             assert books[queue].held == sum(held.values()) if queue in books else not held
 

@@ -12,6 +12,7 @@ from opentelemetry.exporter.otlp.proto.http.version import __version__ as otlp_v
 
 from agent import __version__
 from agent.core.ledger import Ledger
+from agent.core.status import Reports
 from agent.exporters.otlp_http.answer import MAX_RESPONSE_BYTES, interpret
 from agent.exporters.otlp_http.config import OtlpHttpConfig
 from agent.exporters.sending.outcome import Drop, Outcome, Retry
@@ -34,6 +35,7 @@ class OtlpHttpExporter:
         config: OtlpHttpConfig,
         ledger: Ledger,
         telemetry: Telemetry,
+        reports: Reports,
         storage: FileStorage | None = None,
     ) -> None:
         self._id = identity
@@ -41,6 +43,7 @@ class OtlpHttpExporter:
         self._ledger = ledger
         self._telemetry = telemetry
         self._storage = storage
+        self._reports = reports
         self._executor: ThreadPoolExecutor | None = None
         self._session: aiohttp.ClientSession | None = None
         self._senders: dict[Kind, Sender] = {}
@@ -81,7 +84,7 @@ class OtlpHttpExporter:
 
     def _sender(self, kind: Kind, executor: ThreadPoolExecutor) -> Sender:
         config = self._config
-        sender = Sender(
+        return Sender(
             queue=config.sending_queue,
             retry=config.retry_on_failure,
             compress=gzip if config.compression == "gzip" else uncompressed,
@@ -90,11 +93,8 @@ class OtlpHttpExporter:
             telemetry=self._telemetry,
             executor=executor,
             storage=self._storage,
+            reports=self._reports,
         )
-        self._telemetry.gauge(
-            "stem_agent.exporter.queue.size", lambda: float(sender.queued_bytes), exporter=self._id, signal=kind
-        )
-        return sender
 
     def _headers(self) -> dict[str, str]:
         headers = {

@@ -7,14 +7,32 @@ from agent.otlp.batch import Batch
 from agent.otlp.request import ITEM_OVERHEAD
 from agent.otlp.resource import Resource
 
+AGE_GRAIN_NS = 20_000_000
+"""Ages closer than 20 ms are told as one, as the older: so that a batch has few of them."""
+
+Ages = tuple[tuple[int, int], ...]
+"""When something happened (Unix nanoseconds), and how many items tell of it."""
+
 
 @dataclass(slots=True)
 class Pending:
-    """Items that will travel in one request, grouped by resource."""
+    """Items that will travel in one request, grouped by resource; `begun_ns` is when the first of them came."""
 
     parts: list[tuple[Resource, list[bytes]]] = field(default_factory=list)
     count: int = 0
     size: int = 0
+    begun_ns: int = 0
+    ages: list[tuple[int, int]] = field(default_factory=list)
+
+    def age(self, since_ns: int, count: int) -> None:
+        """Note how old the signals behind `count` items are; 0 is unknown."""
+        if not (since_ns and count):
+            return
+        last_ns, items = self.ages[-1] if self.ages else (0, 0)
+        if abs(since_ns - last_ns) < AGE_GRAIN_NS:
+            self.ages[-1] = (min(since_ns, last_ns), items + count)
+        else:
+            self.ages.append((since_ns, count))
 
     def add(self, resource: Resource, item: bytes) -> None:
         """Append one item."""
@@ -31,20 +49,26 @@ class Batcher:
         self._max_bytes = max_bytes
         self.pending = Pending()
 
-    def add(self, batch: Batch) -> Iterator[Pending]:
-        """Take a batch; yield every request that it filled."""
+    def add(self, batch: Batch, now_ns: int = 0) -> Iterator[Pending]:
+        """Take a batch at `now_ns` (Unix nanoseconds); yield every request that it filled."""
         # A metric is one item with many data points: they are counted evenly, the last item takes the rest.
         per_item, rest = divmod(batch.count, len(batch.items)) if batch.items else (0, 0)
+        before = self.pending.count
+        if not before:
+            self.pending.begun_ns = now_ns
         for index, item in enumerate(batch.items):
             count = per_item + (rest if index == len(batch.items) - 1 else 0)
             size = len(item) + ITEM_OVERHEAD
             pending = self.pending
             if pending.count and (pending.count + count > self._max_items or pending.size + size > self._max_bytes):
+                pending.age(batch.since_ns, pending.count - before)
                 yield self.flush()
-                pending = self.pending
+                pending, before = self.pending, 0
+                pending.begun_ns = now_ns
             pending.add(batch.resource, item)
             pending.count += count
             pending.size += size
+        self.pending.age(batch.since_ns, self.pending.count - before)
         if self.pending.count >= self._max_items or self.pending.size >= self._max_bytes:
             yield self.flush()
 

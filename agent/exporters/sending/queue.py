@@ -56,6 +56,10 @@ class BatchQueue(Protocol):
     def memory_bytes(self) -> int:
         """Bytes of the batches that are in memory alone."""
 
+    @property
+    def oldest_ns(self) -> int:
+        """When the oldest batch that waits was begun, or before (Unix nanoseconds); 0 if none waits."""
+
     async def open(self) -> None:
         """Find what an earlier process left."""
 
@@ -87,6 +91,12 @@ class MemoryQueue:
         self._line: deque[Sealed] = deque()
         self.items = 0
         self.memory_bytes = 0
+
+    @property
+    def oldest_ns(self) -> int:
+        """When the oldest batch was begun."""
+        line = tuple(self._line)  # asked for in another thread, too
+        return line[0].begun_ns if line else 0
 
     async def open(self) -> None:
         """Do nothing: nobody left anything."""
@@ -147,6 +157,7 @@ class DiskQueue:
         self._hot_bytes = 0
         self._cold_batches = 0
         self._cold_items = 0
+        self._cold_since_ns = 0  # none of them was begun before
         self._claimed: dict[int, int] = {}  # items of the row that is being taken from the hot
         self._under_way: set[int] = set()
         self._ended: dict[int, End] = {}  # what the disk would not forget yet
@@ -162,6 +173,14 @@ class DiskQueue:
         return self._cold_items + hot + self._memory.items + sum(self._putting.values())
 
     @property
+    def oldest_ns(self) -> int:
+        """When the oldest batch was begun, or before."""
+        if self._cold_batches:
+            return self._cold_since_ns
+        hot = next(iter(tuple(self._hot.values())), None)
+        return hot.begun_ns if hot else self._memory.oldest_ns
+
+    @property
     def memory_bytes(self) -> int:
         """Bytes of the batches that the disk did not take."""
         return self._memory.memory_bytes
@@ -173,7 +192,7 @@ class DiskQueue:
             return
         # Nothing is written before this is known, so that all of it is an earlier process's.
         self._known = True
-        self._cold_batches, self._cold_items = stock.batches, stock.items
+        self._cold_batches, self._cold_items, self._cold_since_ns = stock.batches, stock.items, stock.oldest_ns
         if stock.items:
             self._keeper.restored(stock.items)
         self._keeper.ready()
@@ -206,6 +225,8 @@ class DiskQueue:
         while self._hot_bytes > HOT_BYTES and len(self._hot) > 1:
             _, oldest = self._hot.popitem(last=False)
             self._hot_bytes -= len(oldest.body)
+            if not self._cold_batches:
+                self._cold_since_ns = oldest.begun_ns
             self._cold_batches += 1
             self._cold_items += oldest.count
 
@@ -242,6 +263,7 @@ class DiskQueue:
             self._keeper.dropped(STORAGE_CORRUPT, stored.items, "a batch on the disk is not what was written")
             await self.done(Taken(_NOTHING, stored.id), End(dropped=stored.items, reason=STORAGE_CORRUPT))
             return None
+        self._cold_since_ns = stored.row.created_ns
         return Taken(_sealed(stored.row), stored.id)
 
     async def done(self, taken: Taken, end: End) -> None:

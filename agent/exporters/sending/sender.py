@@ -4,26 +4,25 @@ import asyncio
 import contextlib
 import logging
 from collections import deque
-from collections.abc import Awaitable, Callable
 from concurrent.futures import Executor
 from dataclasses import dataclass
 from typing import ClassVar
 
+from agent.core.clock import NANOSECONDS
 from agent.core.ledger import Account
+from agent.core.status import Reports
 from agent.core.tasks import cancel
 from agent.exporters.sending.batcher import Batcher, Pending
 from agent.exporters.sending.config import QueueConfig, RetryConfig
 from agent.exporters.sending.delivery import Again, Delivery, Grace
-from agent.exporters.sending.outcome import Delivered, Drop, Outcome
+from agent.exporters.sending.outcome import Delivered, Drop
 from agent.exporters.sending.queue import BatchQueue, DiskQueue, MemoryQueue, Taken
 from agent.exporters.sending.sealed import Compress, Sealed, seal
+from agent.exporters.sending.watch import Transport, Watch
 from agent.otlp.batch import Batch
 from agent.storage.file_storage import FileStorage
 from agent.storage.rows import End, QueueName
 from agent.telemetry.events import Event, Telemetry
-
-Transport = Callable[[Sealed], Awaitable[Outcome]]
-"""One attempt to deliver; never raises for what a network or server does."""
 
 QUEUE_OVERFLOW = "queue_overflow"
 SHUTDOWN = "shutdown"
@@ -105,6 +104,7 @@ class Sender:
         account: Account,
         telemetry: Telemetry,
         executor: Executor,
+        reports: Reports,
         auth_grace: float = 0.0,
         storage: FileStorage | None = None,
     ) -> None:
@@ -112,7 +112,17 @@ class Sender:
         # What is on disk is limited by age and size there, not by a time for retrying.
         self._retry = retry.model_copy(update={"max_elapsed_time": 0.0}) if storage else retry
         self._compress = compress
-        self._transport = transport
+        labels = {"exporter": account.exporter, "signal": account.kind}
+        self._transport = self._watch = Watch(
+            transport,
+            clock=telemetry.clock,
+            delivery=reports.part(account.kind),
+            queue=reports.part(f"{account.kind}.queue"),
+            queue_size=queue.queue_size,
+            duration=telemetry.histogram("stem_agent.exporter.duration", **labels),
+            latency=telemetry.histogram("stem_agent.pipeline.latency", **labels),
+        )
+        reports.probe(lambda now_ns: self._watch.look(self.oldest_ns, now_ns))
         self._account = account
         self._telemetry = telemetry
         self._executor = executor
@@ -130,6 +140,7 @@ class Sender:
         self._flush_timer: asyncio.TimerHandle | None = None
         self._tasks: list[asyncio.Task[None]] = []
         self._under_way: dict[asyncio.Task[None], Taken] = {}
+        self._measure()
 
     @property
     def name(self) -> str:
@@ -142,6 +153,14 @@ class Sender:
         return self._unsealed_bytes + self._queue.memory_bytes
 
     @property
+    def oldest_ns(self) -> int:
+        """When the oldest closed batch was begun (Unix nanoseconds); 0 where none waits or is under way."""
+        # Copies, each taken at one moment: the agent's own metrics are read in another thread.
+        under_way = [taken.sealed.begun_ns for taken in tuple(self._under_way.values())]
+        unsealed = [pending.begun_ns for pending in tuple(self._unsealed)]
+        return min(filter(None, (self._queue.oldest_ns, *under_way, *unsealed)), default=0)
+
+    @property
     def held(self) -> int:
         """Items counted where they are: pending, waiting, under way. The account's `held` must say the same."""
         count = self._batcher.pending.count + sum(pending.count for pending in self._unsealed)
@@ -152,7 +171,7 @@ class Sender:
     def consume(self, batch: Batch) -> None:
         """Accept a batch; never waits."""
         self._account.accepted += batch.count
-        for full in self._batcher.add(batch):
+        for full in self._batcher.add(batch, self._telemetry.clock()):
             self._close(full)
         if self._batcher.pending.count and self._flush_timer is None:
             loop = asyncio.get_running_loop()
@@ -169,6 +188,7 @@ class Sender:
         self._unsealed.append(pending)
         self._unsealed_bytes += pending.size
         self._make_room()
+        self._watch.filled(self.queued_bytes)
         self._idle.clear()
         self._sealed_up.clear()
         self._to_seal.set()
@@ -182,6 +202,7 @@ class Sender:
                 self._unsealed_bytes -= waiting.size
             else:
                 return
+            self._watch.overflowed()
             self.dropped(QUEUE_OVERFLOW, count, f"queue_size of {self._config.queue_size} bytes reached")
 
     # --- out -------------------------------------------------------------------------------------------------------
@@ -266,6 +287,7 @@ class Sender:
                 self._look_around()
                 await self._to_send.wait()
                 continue
+            self._watch.filled(self.queued_bytes)
             self._under_way[task] = taken
             end = await self._deliver(taken.sealed)
             del self._under_way[task]
@@ -334,3 +356,15 @@ class Sender:
         elif outcome.message:
             self._telemetry.emit(DestinationWarned(account.exporter, account.kind, outcome.message))
         return End(delivered=sealed.count - rejected, rejected=rejected)
+
+    def _measure(self) -> None:
+        """Have the queue told among the agent's own metrics."""
+        telemetry, labels = self._telemetry, {"exporter": self._account.exporter, "signal": self._account.kind}
+
+        def oldest_age() -> float:
+            oldest_ns = self.oldest_ns
+            return max(0, telemetry.clock() - oldest_ns) / NANOSECONDS if oldest_ns else 0.0
+
+        telemetry.gauge("stem_agent.exporter.queue.size", lambda: float(self.queued_bytes), **labels)
+        telemetry.gauge("stem_agent.exporter.queue.capacity", lambda: float(self._config.queue_size), **labels)
+        telemetry.gauge("stem_agent.exporter.queue.oldest_age", oldest_age, **labels)

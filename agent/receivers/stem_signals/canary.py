@@ -8,6 +8,7 @@ import asyncio
 from collections.abc import Callable
 from uuid import uuid4
 
+from agent.core.status import Reporter, State
 from agent.receivers.stem_signals import events
 from agent.receivers.stem_signals.config import StemSignalsConfig
 from agent.receivers.stem_signals.connection import Connection
@@ -26,11 +27,18 @@ class Canary:
     """
 
     def __init__(
-        self, identity: str, config: StemSignalsConfig, telemetry: Telemetry, heard: Callable[[], int]
+        self,
+        identity: str,
+        config: StemSignalsConfig,
+        telemetry: Telemetry,
+        status: Reporter,
+        *,
+        heard: Callable[[], int],
     ) -> None:
         self._id = identity
         self._config = config.canary
         self._telemetry = telemetry
+        self._status = status
         self._heard = heard
         self._redis = redis_client(config.url, config.tls, timeout=config.canary.timeout)
         self._token = b""
@@ -45,6 +53,7 @@ class Canary:
         if token != self._token or self._returned.is_set():
             return  # of an earlier time, or not ours
         self._returned.set()
+        self._status.ok()
         if self._round_trip is None:  # before the first there is nothing to show
             self._telemetry.gauge("stem_agent.canary.round_trip", lambda: self._round_trip or 0.0, receiver=self._id)
         self._round_trip = asyncio.get_running_loop().time() - self._published_at
@@ -61,13 +70,25 @@ class Canary:
             try:
                 await self._redis.publish(self.channel, self._token)
             except Exception as error:  # noqa: BLE001 - whatever it was, it says nothing about the subscription
-                self._telemetry.emit(events.CanaryUnpublished(self._id, failure(error)))
+                reason = failure(error)
+                self._telemetry.emit(events.CanaryUnpublished(self._id, reason))
+                self._unpublished(reason)
                 continue
             if not await self._comes_back():
                 self._telemetry.emit(events.CanaryMissed(self._id, self._config.timeout))
+                # It stays so over the next subscription, until that one has shown that it hears.
+                self._status.recovering("what is published is not heard")
                 connection.end(SessionEnd.UNHEARD, heard_until=heard_until)
                 return
             heard_until = self._published_at
+
+    def refused(self) -> None:
+        """Note that the server lets nobody listen for canaries."""
+        self._status.degraded("redis declined the subscription; one that hears nothing goes unnoticed")
+
+    def _unpublished(self, reason: str) -> None:
+        if self._status.state is not State.RECOVERING:  # else nothing has shown that it hears again
+            self._status.degraded(f"failed to publish: {reason}; a subscription that hears nothing goes unnoticed")
 
     async def close(self) -> None:
         """Close the publishing connection."""

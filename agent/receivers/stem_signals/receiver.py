@@ -11,6 +11,7 @@ from agent.core.clock import NANOSECONDS, Clock
 from agent.core.errors import StartupError
 from agent.core.kept import KeptStateError
 from agent.core.states import StateStore
+from agent.core.status import Reports, State
 from agent.core.tasks import cancel
 from agent.receivers.stem_signals import events, state
 from agent.receivers.stem_signals.backlog import Backlog
@@ -56,6 +57,7 @@ class StemSignalsReceiver:
         consumer: SignalConsumer,
         telemetry: Telemetry,
         clock: Clock,
+        reports: Reports,
         store: StateStore | None = None,
     ) -> None:
         self._id = identity
@@ -70,8 +72,13 @@ class StemSignalsReceiver:
         self._backlog = Backlog(config.backlog, self._shed)
         self._sequence = SequenceTracker()
         self._canary = (
-            Canary(identity, config, telemetry, lambda: self._backlog.pushed) if config.canary.enabled else None
+            Canary(identity, config, telemetry, reports.part("canary"), heard=lambda: self._backlog.pushed)
+            if config.canary.enabled
+            else None
         )
+        self._subscription = reports.part("subscription")
+        self._backlog_status = reports.part("backlog")
+        self._sheds = False
         self._deaf_since_ns: int | None = None
         self._listening_since_ns: int | None = None
         self._emitters: dict[bytes, str | None] = {}
@@ -203,11 +210,14 @@ class StemSignalsReceiver:
         refused = {refusal.step.partition(" ")[2] for refusal in declined}
         names = [name for subscription in self.subscriptions for name in subscription.names if name not in refused]
         self._telemetry.emit(events.Subscribed(self._id, config.url.address, " ".join(names)))
+        self._subscription.ok(f"subscribed at {config.url.address}")
         if connection.server_clock:
             server_us, moment = connection.server_clock
             self._hand_on([ServerClock(config.namespace, server_us * 1000 - self._epoch_ns(moment))])
         connection.keep_alive(config.ping_interval)
         self._canary_flies = self._canary is not None and self._canary.channel not in refused
+        if self._canary and not self._canary_flies:
+            self._canary.refused()
         return connection
 
     async def _keep_connected(self, backoff: Backoff, delay: float) -> None:
@@ -225,6 +235,7 @@ class StemSignalsReceiver:
             self._outage_begins(self._epoch_ns(self._connection.heard_until))
             self._connection = None
             self._telemetry.emit(events.Disconnected(self._id, self._config.url.address, reason.value))
+            self._subscription.recovering(f"lost the connection to redis {self._config.url.address}: {reason.value}")
             # Health is having heard a message, or having stayed: a server that accepts and closes at once must meet a
             # growing delay, but whoever is cut off for reading too slowly must be back at once.
             if self._healthy or (self._loop and self._loop.time() - connected_at > self._config.max_backoff):
@@ -270,6 +281,7 @@ class StemSignalsReceiver:
 
     def _connect_failed(self, refused: Exception, delay: float) -> None:
         self._telemetry.emit(events.ConnectFailed(self._id, self._config.url.address, str(refused), delay))
+        self._subscription.recovering(f"failed to connect to redis {self._config.url.address}: {refused}")
 
     def _hear(self, channel: bytes, payload: bytes) -> None:
         if self._deaf_since_ns is not None:
@@ -366,6 +378,7 @@ class StemSignalsReceiver:
         return self._emitters[channel]
 
     def _shed(self, channel: bytes, payload: bytes) -> None:
+        self._sheds = True
         self._account(channel, payload, events.SignalShed(self._id, self._backlog.limit))
 
     def _account(self, channel: bytes, payload: bytes, loss: Event) -> None:
@@ -386,8 +399,16 @@ class StemSignalsReceiver:
         while True:
             await asyncio.sleep(TICK_SECONDS)
             self._report(self._sequence.tick(self._clock()))
+            self._judge_backlog()
             shed, self._shed_by = self._shed_by, set()
             self._hand_on([Shed(self._config.namespace, emitter, boot) for emitter, boot in shed])
+
+    def _judge_backlog(self) -> None:
+        if self._sheds:
+            self._backlog_status.degraded(f"full: more than {self._backlog.limit} bytes waited; the oldest are shed")
+        elif self._backlog_status.state is not State.OK:
+            self._backlog_status.ok()
+        self._sheds = False
 
     def _report(self, gaps: Iterable[Gap]) -> None:
         missing = list(gaps)

@@ -1,0 +1,32 @@
+"""The last guard of secrets: every text that is written or shown passes through it."""
+
+import json
+import re
+from collections.abc import Iterable
+from urllib.parse import quote
+
+MASK = "***"
+MIN_LENGTH = 6
+"""Shorter ones are left: a password such as `redis` would mask half of every line, and hides nothing anyway."""
+
+
+class Masker:
+    """Replaces configured secrets wherever they occur, also as JSON, `repr` and URLs write them.
+
+    Nothing of ours writes a secret. A peer may: a server that quotes the key it refuses, a proxy that does not know
+    `AUTH` and repeats its arguments.
+    """
+
+    def __init__(self, secrets: Iterable[str] = ()) -> None:
+        forms = {form for secret in secrets if len(secret) >= MIN_LENGTH for form in _forms(secret)}
+        longest_first = sorted(forms, key=len, reverse=True)
+        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
+
+    def __call__(self, text: str) -> str:
+        """Return the text without secrets."""
+        return self._pattern.sub(MASK, text) if self._pattern else text
+
+
+def _forms(secret: str) -> set[str]:
+    escaped = json.dumps(secret)[1:-1], json.dumps(secret, ensure_ascii=False)[1:-1], repr(secret)[1:-1]
+    return {secret, *escaped, quote(secret, safe=""), quote(secret)}

@@ -1,0 +1,139 @@
+"""The server behind `/livez`, `/readyz` and `/status`."""
+
+import asyncio
+import json
+import os
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING
+
+from agent.core.clock import NANOSECONDS
+from agent.core.errors import StartupError
+from agent.core.ledger import Ledger
+from agent.core.status import ComponentStatus, Phase, StatusBoard
+from agent.extensions.health.config import HealthConfig
+from agent.extensions.health.judge import Judge, Watchdog
+from agent.extensions.health.report import status_report
+from agent.telemetry.events import Telemetry
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+# aiohttp's server is imported when there is one: it is 1.4 MiB that an agent without this extension does without.
+
+BEAT_SECONDS = 0.5
+"""The watchdog's pace, and the longest that an unannounced change takes to be judged."""
+_GOODBYE_SECONDS = 0.5  # for answers under way when the server stops: it stops last, so nothing waits for it
+
+Handler = Callable[["web.Request"], Awaitable["web.StreamResponse"]]
+
+
+class HealthExtension:
+    """Serves until it is stopped, which is after everything else: draining is when it is asked most."""
+
+    def __init__(
+        self, identity: str, config: HealthConfig, board: StatusBoard, ledger: Ledger, telemetry: Telemetry
+    ) -> None:
+        self._id = identity
+        self._config = config
+        self._board = board
+        self._ledger = ledger
+        self._telemetry = telemetry
+        self._judge = Judge(
+            unhealthy_after_ns=int(config.unhealthy_after * NANOSECONDS),
+            healthy_after_ns=int(config.healthy_after * NANOSECONDS),
+        )
+        board.watchers.append(self._judge.observe)
+        self._watchdog = Watchdog(config.loop_timeout, 0.0)
+        self._beating: asyncio.TimerHandle | None = None
+        self._runner: web.AppRunner | None = None
+
+    @property
+    def port(self) -> int:
+        """The port it listens on; 0 before the start."""
+        return int(self._runner.addresses[0][1]) if self._runner and self._runner.addresses else 0
+
+    async def start(self) -> None:
+        """Listen; raises `StartupError` if the address cannot be had."""
+        from aiohttp import web  # noqa: PLC0415 - see above
+
+        app = web.Application()
+        app.router.add_get("/livez", self._livez)
+        app.router.add_get("/readyz", self._readyz)
+        app.router.add_get("/status", self._status)
+        runner = web.AppRunner(app, access_log=None, shutdown_timeout=_GOODBYE_SECONDS, handle_signals=False)
+        self._runner = runner
+        await runner.setup()
+        endpoint = self._config.endpoint
+        try:
+            await web.TCPSite(runner, endpoint.host, endpoint.port).start()
+        except OSError as error:
+            await self.stop(0)
+            reason = os.strerror(error.errno).lower() if error.errno and error.errno > 0 else str(error)
+            raise StartupError(
+                f"{self._id}: failed to listen on {endpoint}: {reason}; choose another endpoint"
+                f" (extensions.{self._id}.endpoint, or STEM_HEALTH_ENDPOINT)"
+            ) from None
+        self._beat()
+
+    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109, ARG002 - see Component; it takes half a second
+        """Stop listening."""
+        if self._beating:
+            self._beating.cancel()
+            self._beating = None
+        if self._runner:
+            await self._runner.cleanup()
+            self._runner = None
+
+    def _beat(self) -> None:
+        loop = asyncio.get_running_loop()
+        self._watchdog.beat(loop.time())
+        self._board.refresh()
+        self._beating = loop.call_later(BEAT_SECONDS, self._beat)
+
+    async def _livez(self, _: "web.Request") -> "web.StreamResponse":
+        still = self._watchdog.still(asyncio.get_running_loop().time())
+        return _answer(f"the event loop stood still for {still:.1f} s" if still else "")
+
+    async def _readyz(self, _: "web.Request") -> "web.StreamResponse":
+        return _answer(self._telemetry.mask(self._not_ready()))
+
+    async def _status(self, _: "web.Request") -> "web.StreamResponse":
+        from aiohttp import web  # noqa: PLC0415 - see above
+
+        self._board.refresh()
+        now_ns = self._board.clock()
+        telemetry = self._telemetry
+        report = status_report(
+            self._board,
+            self._ledger,
+            telemetry.counters,
+            {key: read() for key, read in telemetry.gauges.items()},
+            healthy=lambda component: self._judge.healthy(component, now_ns),
+            ready=self._not_ready(),
+            now_ns=now_ns,
+        )
+        text = telemetry.mask(json.dumps(report, indent=1, ensure_ascii=False))
+        return web.Response(text=text, content_type="application/json", headers=_HEADERS)
+
+    def _not_ready(self) -> str:
+        """Return why the agent is not ready; empty when it is."""
+        if self._board.phase is not Phase.RUNNING:
+            return f"the agent is {self._board.phase}"
+        now_ns = self._board.clock()
+        return "; ".join(
+            f"{component.identity}: {component.reason or 'healthy again, but not for long'}"
+            for component in self._board
+            if self._is_needed(component) and not self._judge.healthy(component, now_ns)
+        )
+
+    def _is_needed(self, component: ComponentStatus) -> bool:
+        return self._config.ready_needs in {"all", component.section}
+
+
+_HEADERS = {"Cache-Control": "no-store", "X-Content-Type-Options": "nosniff"}
+
+
+def _answer(trouble: str) -> "web.Response":
+    from aiohttp import web  # noqa: PLC0415 - see above
+
+    return web.Response(text=f"{trouble or 'ok'}\n", status=503 if trouble else 200, headers=_HEADERS)
