@@ -27,6 +27,7 @@ from agent.telemetry.events import Telemetry, log
 _DRAIN_SHARE = 0.9
 # The agent's last word about itself is worth one attempt, not the deadline.
 _LAST_WORD_SECONDS = 1.0
+_TELL_SECONDS = 10.0
 _LOST_COUNTERS: tuple[tuple[str, dict[str, str]], ...] = (
     ("stem_agent.correlate.evicted", {}),
     ("stem_agent.signals.lost", {"reason": "shed"}),
@@ -49,6 +50,7 @@ class Agent:
         self._own = SelfTelemetry(config, self.telemetry, self.ledger, attributes)
         self._last_word_s = _LAST_WORD_SECONDS
         self._stop = asyncio.Event()
+        self._teller: asyncio.TimerHandle
 
     def stop(self) -> None:
         """Ask the agent to drain and end; a second time, to end without draining."""
@@ -60,6 +62,7 @@ class Agent:
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self.stop)
         self._own.start_logs()
+        self._tell_left_out()
         log(logging.INFO, "stem-agent starting", {"version": __version__, **_shape(self._config)})
         try:
             if not await self._started():
@@ -69,6 +72,7 @@ class Agent:
             await self._stop.wait()
             return await self._drain()
         finally:  # after the books are closed and told
+            self._teller.cancel()
             await self._own.stop(self._last_word_s)
 
     async def _started(self) -> bool:
@@ -102,7 +106,12 @@ class Agent:
         self._last_word_s = 0.0 if cut else min(_LAST_WORD_SECONDS, max(0.0, deadline - loop.time()))
         return self._close_books()
 
+    def _tell_left_out(self) -> None:
+        self.telemetry.tell_left_out()
+        self._teller = asyncio.get_running_loop().call_later(_TELL_SECONDS, self._tell_left_out)
+
     def _close_books(self) -> int:
+        self.telemetry.tell_left_out(all_of_it=True)
         for account in self.ledger.accounts.values():
             if not account.accepted:
                 continue

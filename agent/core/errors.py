@@ -10,6 +10,8 @@ Exit codes follow `sysexits.h` where it has a name for the case.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from traceback import extract_tb
 
 EXIT_OK = 0
 EXIT_HELD = 3  # stopped, and something is on the disk that the next start will deliver
@@ -51,3 +53,13 @@ class ConfigError(AgentError):
     def __init__(self, problems: Sequence[Problem]) -> None:
         self.problems = tuple(sorted(problems, key=lambda p: (p.file, p.line, p.column)))
         super().__init__("\n".join(map(str, self.problems)))
+
+
+def fault(error: BaseException) -> str:
+    """Say what kind of fault of ours it is and where, as `KeyError at tasks.py:120`.
+
+    Never what it says: that may quote the data it happened on, which is not ours to show.
+    """
+    frames = extract_tb(error.__traceback__)
+    place = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return f"{type(error).__name__}{place}"

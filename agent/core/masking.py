@@ -18,9 +18,12 @@ class Masker:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        forms = {form for secret in secrets if len(secret) >= MIN_LENGTH for form in _forms(secret)}
+        known = {secret for secret in secrets if len(secret) >= MIN_LENGTH}
+        # Twice: a text that has it escaped may itself be written as JSON.
+        forms = {again for secret in known for form in _forms(secret) for again in _forms(form)}
+        # In any case: what libraries say is told in lower case here and there.
         longest_first = sorted(forms, key=len, reverse=True)
-        self._pattern = re.compile("|".join(map(re.escape, longest_first))) if forms else None
+        self._pattern = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if forms else None
 
     def __call__(self, text: str) -> str:
         """Return the text without secrets."""

@@ -10,6 +10,7 @@ from typing import ClassVar
 
 from agent.core.backoff import Backoff
 from agent.core.clock import NANOSECONDS, Clock
+from agent.core.errors import fault
 from agent.core.kept import KeptStateError
 from agent.core.states import StateStore
 from agent.core.status import Reporter, Reports
@@ -289,9 +290,9 @@ class CorrelateConnector:
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
-        text = f"{type(error).__name__}: {error}"
-        self._telemetry.emit(FactFailed(self._id, text))
-        self._trouble(self._signals, f"a fault of the agent cost a signal: {text}")
+        where = fault(error)
+        self._telemetry.emit(FactFailed(self._id, where))
+        self._trouble(self._signals, f"a fault of the agent cost a signal: {where}")
 
     def _trouble(self, part: Reporter, reason: str) -> None:
         """Tell of something that ends by itself: when it has not come again for a while."""

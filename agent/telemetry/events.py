@@ -1,7 +1,8 @@
 """One type per thing that can happen; emitting it writes the log line and moves the counter, so they cannot disagree.
 
-Lines are rate-limited per event type and place: a flood costs one line an interval, and the next line says how
-many were left out. Counters are never limited.
+Lines are rate-limited per event type and place: a flood costs one line an interval, and the next line says how many
+were left out, and of how much they would have told; where no next line comes, a line of its own does. Counters are
+never limited.
 """
 
 import logging
@@ -34,11 +35,24 @@ class Event:
 
     @property
     def amount(self) -> int:
-        """How much the counter moves."""
+        """How much the counter moves, and how much a line left out would have told of."""
         return 1
 
 
 LabelSet = tuple[tuple[str, str], ...]
+_Limit = tuple[type[Event], LabelSet]
+
+
+@dataclass(slots=True)
+class _LeftOut:
+    """Lines of one kind that were not written, and how much they would have told of."""
+
+    lines: int = 0
+    amount: int = 0
+
+    def told(self) -> dict[str, object]:
+        amount = {"suppressed_amount": self.amount} if self.amount != self.lines else {}
+        return {"suppressed": self.lines, **amount}
 
 
 class Telemetry:
@@ -54,8 +68,8 @@ class Telemetry:
         self.counters: Counter[tuple[str, LabelSet]] = Counter()
         self.gauges: dict[tuple[str, LabelSet], Callable[[], float]] = {}
         self.histograms: dict[tuple[str, LabelSet], Histogram] = {}
-        self._next_line_ns: dict[tuple[object, ...], int] = {}
-        self._suppressed: Counter[tuple[object, ...]] = Counter()
+        self._next_line_ns: dict[_Limit, int] = {}
+        self._left_out: dict[_Limit, _LeftOut] = {}
 
     def count(self, name: str, amount: int = 1, **labels: str) -> None:
         """Move the counter `name` without a log line, for what is not worth one."""
@@ -81,15 +95,26 @@ class Telemetry:
         if kind.counter:
             self.count(kind.counter, event.amount, **labels)
         now = self.clock()
-        limit = (kind, *sorted(labels.items()))
+        limit = (kind, tuple(sorted(labels.items())))
         if now < self._next_line_ns.get(limit, 0):
-            self._suppressed[limit] += 1
+            left_out = self._left_out.setdefault(limit, _LeftOut())
+            left_out.lines += 1
+            left_out.amount += event.amount
             return
         self._next_line_ns[limit] = now + LINE_INTERVAL_NS
         detail: dict[str, object] = {f.name: getattr(event, f.name) for f in fields(event)}
-        if suppressed := self._suppressed.pop(limit, 0):
-            detail["suppressed"] = suppressed
+        if before := self._left_out.pop(limit, None):
+            detail |= before.told()
         log(kind.level, kind.phrase, detail)
+
+    def tell_left_out(self, *, all_of_it: bool = False) -> None:
+        """Say how many lines were left out where none came after them; before their time if it is `all_of_it`."""
+        now = self.clock()
+        for (kind, labels), left_out in list(self._left_out.items()):
+            if all_of_it or now >= self._next_line_ns[kind, labels]:
+                self._next_line_ns[kind, labels] = now + LINE_INTERVAL_NS
+                del self._left_out[kind, labels]
+                log(kind.level, kind.phrase, {**dict(labels), **left_out.told()})
 
 
 def log(level: int, phrase: str, detail: Mapping[str, object]) -> None:

@@ -8,10 +8,14 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import ClassVar
+from urllib.parse import quote
 
 import pytest
 
 import agent
+from agent.app import _LOST_COUNTERS
+from agent.core.masking import Masker
+from agent.exporters.sending.sender import ItemsDropped
 from agent.telemetry import logs
 from agent.telemetry.events import LINE_INTERVAL_NS, Event, Telemetry
 from agent.telemetry.self_metrics import COUNTERS
@@ -64,7 +68,94 @@ def test_a_flood_is_one_line_an_interval_and_every_event_is_counted(stream: io.S
     now = LINE_INTERVAL_NS
     telemetry.emit(Broke("disk", "still"))
     assert lines(stream)[-1]["suppressed"] == 999
+    assert "suppressed_amount" not in lines(stream)[-1], "each line would have told of one"
     assert telemetry.counted("test.broken") == 1002
+
+
+def test_lines_left_out_are_told_also_when_none_comes_after_them(stream: io.StringIO) -> None:
+    now = 0
+    telemetry = Telemetry(lambda: now)
+    for items in (5, 7, 11):
+        telemetry.emit(ItemsDropped("otlp_http", "traces", "queue_overflow", items, "full"))
+    telemetry.tell_left_out()
+    assert len(lines(stream)) == 1, "its time has not come"
+    now = LINE_INTERVAL_NS
+    telemetry.tell_left_out()
+    telemetry.tell_left_out()
+    _, told = lines(stream)
+    assert (told["message"], told["level"]) == ("dropped telemetry", "ERROR")
+    assert (told["exporter"], told["reason"]) == ("otlp_http", "queue_overflow")
+    assert (told["suppressed"], told["suppressed_amount"]) == (2, 18)
+    telemetry.emit(ItemsDropped("otlp_http", "traces", "queue_overflow", 1, "full"))
+    telemetry.tell_left_out(all_of_it=True)
+    assert lines(stream)[-1]["suppressed"] == 1, "at the end nothing is kept back"
+
+
+WARNINGS = {
+    # Unexpected, and nothing of what was accepted is lost.
+    "CanaryMissed",
+    "CanaryUnpublished",
+    "ConnectFailed",
+    "DeliveryRetried",
+    "DestinationWarned",
+    "Disconnected",
+    "ResultOversize",
+    "ResultUndecodable",
+    "ResultsUnavailable",
+    "SelfLogsFailed",
+    "SelfMetricsFailed",
+    "SignalOversize",  # bad input, like the next: what the agent never took
+    "SignalUndecodable",
+    "SignalsMissing",  # lost before the agent, and repaired where there is a record
+    "StepDeclined",
+}
+ERRORS = {
+    # Accepted data is lost, or a person is needed.
+    "AttemptsDropped",
+    "FactFailed",
+    "ItemsDropped",
+    "ItemsRejected",
+    "SignalShed",
+    "SignalUnread",
+}
+
+
+def test_the_level_of_every_event_is_what_it_means() -> None:
+    import_everything()
+    by_level: dict[int, set[str]] = {}
+    for event in Event.__subclasses__():
+        if event.__module__.startswith("agent."):
+            by_level.setdefault(event.level, set()).add(event.__name__)
+    assert by_level == {logging.INFO: {"Subscribed"}, logging.WARNING: WARNINGS, logging.ERROR: ERRORS}
+
+
+def test_what_makes_the_exit_code_tell_of_loss_is_an_error() -> None:
+    lost = {(name, tuple(labels.items())) for name, labels in _LOST_COUNTERS}
+    for event in Event.__subclasses__():
+        if event.counter and {(event.counter, event.constant), (event.counter, ())} & lost:
+            assert event.level == logging.ERROR, event
+
+
+SECRETS = ("hunter2-s3cr3t", 'quo"ted\\s3cr3t', "ümläut-s3cr3t", "a b/c?d=s3cr3t")
+
+
+@pytest.mark.parametrize("style", ["console", "json"])
+@pytest.mark.parametrize("secret", SECRETS)
+def test_no_line_shows_a_secret_however_it_is_written(stream: io.StringIO, style: logs.Format, secret: str) -> None:
+    logs.configure("INFO", style, stream, Masker([secret]))
+    for text in (secret, repr(secret), json.dumps(secret), quote(secret), quote(secret, safe=""), secret.upper()):
+        Telemetry(lambda: 0).emit(Broke("key", f"refused {text} for good"))
+    try:
+        int(secret)
+    except ValueError:
+        logging.getLogger("asyncio").exception("failed with %s", secret)
+    written = stream.getvalue().lower()
+    assert written.count("***") >= 8
+    assert "s3cr3t" not in written
+
+
+def test_short_values_are_no_secrets_to_the_mask() -> None:
+    assert Masker(["redis", ""])("connecting to redis") == "connecting to redis"
 
 
 def test_a_console_line_is_a_phrase_and_quoted_fields(stream: io.StringIO) -> None:
@@ -75,10 +166,14 @@ def test_a_console_line_is_a_phrase_and_quoted_fields(stream: io.StringIO) -> No
     assert line.rstrip().endswith('WARN  something broke  what=disk detail="two words\\nand a line"')
 
 
-def test_every_counter_of_an_event_is_declared_as_an_instrument() -> None:
+def import_everything() -> None:
     for module in pkgutil.walk_packages(agent.__path__, "agent."):
         if not module.name.endswith("__main__"):
             import_module(module.name)
+
+
+def test_every_counter_of_an_event_is_declared_as_an_instrument() -> None:
+    import_everything()
     used = {event.counter for event in Event.__subclasses__() if event.counter and event is not Broke}
     used -= {"test.broken"}
     assert used <= set(COUNTERS), f"not declared: {used - set(COUNTERS)}"

@@ -60,6 +60,11 @@ class ItemsDropped(Event):
     level: ClassVar[int] = logging.ERROR
     labels: ClassVar[tuple[str, ...]] = ("exporter", "signal", "reason")
 
+    @property
+    def amount(self) -> int:
+        """How many items."""
+        return self.items
+
 
 @dataclass(frozen=True, slots=True)
 class ItemsRejected(Event):
@@ -73,6 +78,11 @@ class ItemsRejected(Event):
     phrase: ClassVar[str] = "destination rejected items"
     level: ClassVar[int] = logging.ERROR
     labels: ClassVar[tuple[str, ...]] = ("exporter", "signal")
+
+    @property
+    def amount(self) -> int:
+        """How many items."""
+        return self.items
 
 
 @dataclass(frozen=True, slots=True)
