@@ -1,11 +1,13 @@
 """TLS from our side of a connection: the same four options wherever the agent is the client."""
 
 import ssl
+from collections.abc import Callable
 
 from pydantic import Field
 
 from agent.core.errors import StartupError
 from agent.settings.model import Config
+from agent.settings.reloading import Reloading
 from agent.settings.types import Flag
 
 # Shared so that a component can name its own variables for a field and keep everything else.
@@ -30,9 +32,17 @@ class ClientTls(Config):
             if self.cert_file:
                 context.load_cert_chain(self.cert_file, self.key_file)
         except (OSError, ValueError) as error:
-            files = ", ".join(filter(None, (self.ca_file, self.cert_file, self.key_file)))
-            raise StartupError(f"failed to load tls files {files}: {error}") from error
+            raise StartupError(f"failed to load tls files {', '.join(self.files)}: {error}") from error
         if self.insecure_skip_verify:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The files that are named."""
+        return tuple(filter(None, (self.ca_file, self.cert_file, self.key_file)))
+
+    def reloading(self, interval: float, on_failure: Callable[[str], None]) -> Reloading[ssl.SSLContext]:
+        """Return the TLS context, made anew when its files change; raises `StartupError` as `context` does."""
+        return Reloading(self.files, self.context, interval=interval, on_failure=on_failure)

@@ -55,29 +55,49 @@ def nearest(word: str, known: list[str]) -> str:
 
 
 def _from_environment(
-    model: type[BaseModel], found: Any, path: Path, document: Document, environ: Mapping[str, str]
+    model: type[BaseModel],
+    found: Any,
+    path: Path,
+    document: Document,
+    environ: Mapping[str, str],
+    component: tuple[Any, Path] | None = None,
 ) -> Any:
     if not isinstance(found, Mapping):
         return found
+    component = component or (found, path)
     values = dict(found)
     for name, info in model.model_fields.items():
         here = (*path, name)
         nested = info.annotation
         if isinstance(nested, type) and issubclass(nested, BaseModel):
-            filled = _from_environment(nested, values.get(name) or {}, here, document, environ)
+            filled = _from_environment(nested, values.get(name) or {}, here, document, environ, component)
             if filled or name in values:
                 values[name] = filled
             continue
         env = next((mark for mark in info.metadata if isinstance(mark, Env)), None)
-        if env is None or name in values or not (hit := env.find(environ)):
+        key = str(here[len(component[1])])
+        if env is None or name in values or not (hit := env.find(environ, key)):
             continue
-        if env.unless and (env.unless in found or " STEM_" in document.origins.get((*path, env.unless), "")):
+        if env.unless and _is_settled(env.unless, component, document):
             continue
         variable, text = hit
         document.origins[here] = f"environment variable {variable}"
         is_list = get_origin(nested) is tuple or any(get_origin(arg) is tuple for arg in get_args(nested))
         values[name] = tuple(part.strip() for part in text.split(",") if part.strip()) if is_list else text
     return values
+
+
+def _is_settled(option: str, component: tuple[Any, Path], document: Document) -> bool:
+    """Tell whether an option of the component was given in the YAML, or by a `STEM_*` variable."""
+    found, path = component
+    where = option.split(".")
+    if " STEM_" in document.origins.get((*path, *where), ""):
+        return True
+    for part in where:
+        if not isinstance(found, Mapping) or part not in found:
+            return False
+        found = found[part]
+    return True
 
 
 def _note(detail: ErrorDetails, model: type[BaseModel], path: Path, document: Document) -> None:
