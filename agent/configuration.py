@@ -23,7 +23,7 @@ from agent.settings.validate import nearest, validate
 
 SIGNALS = "signals"
 PIPELINE_KINDS = (SIGNALS, *(str(kind) for kind in Kind))
-SELF_TELEMETRY_CARRIER = "otlp_http"
+SELF_TELEMETRY_CARRIERS = ("otlp_http", "otlp_grpc")
 SELF_TELEMETRY_OFF = "none"
 # Which sections each role of a pipeline may name: a connector ends the signals pipeline and begins the others.
 _ROLES: dict[str, dict[str, tuple[str, ...]]] = {
@@ -46,7 +46,9 @@ class SelfLogsConfig(Config):
     level: Literal["DEBUG", "INFO", "WARNING", "ERROR"] = Field("INFO", description="lines below are not written")
     format: Literal["console", "json"] = Field("console", description="text for people, or one JSON object a line")
     exporter: str | None = Field(
-        None, description="id of the `otlp_http` whose destination gets them too; absent or `none`: standard error only"
+        None,
+        description="id of the `otlp_http` or `otlp_grpc` whose destination gets them too; "
+        "absent or `none`: standard error only",
     )
 
 
@@ -55,7 +57,8 @@ class SelfMetricsConfig(Config):
 
     exporter: str | None = Field(
         None,
-        description="id of the `otlp_http` whose destination they use; absent: the metrics pipeline's; `none`: off",
+        description="id of the `otlp_http` or `otlp_grpc` whose destination they use; absent: the metrics pipeline's; "
+        "`none`: off",
     )
     interval: Duration = Field(60.0, gt=0, description="how often they are exported")
 
@@ -112,6 +115,7 @@ def load(file: Path | None, environ: Mapping[str, str] | None = None) -> AgentCo
         raise ConfigError([Problem(str(path), 0, 0, "", f"cannot be read: {(reason or '').lower()}")]) from None
     document = read(text, str(path), environ)
     if file is None:
+        _apply_protocols(document, environ)
         _apply_metric_exporters(document, environ)
     return check(document, environ)
 
@@ -210,13 +214,13 @@ class _References:
 
     def _self_telemetry(self, service: Mapping[str, Any]) -> None:
         telemetry = _mapping(service.get("telemetry"))
-        carriers = [identity for identity in self._ids["exporters"] if type_of(identity) == SELF_TELEMETRY_CARRIER]
+        carriers = [identity for identity in self._ids["exporters"] if type_of(identity) in SELF_TELEMETRY_CARRIERS]
         for what in ("logs", "metrics"):
             name = _mapping(telemetry.get(what)).get("exporter")
             if isinstance(name, str) and name not in {SELF_TELEMETRY_OFF, *carriers}:
                 path = ("service", "telemetry", what, "exporter")
-                hint = nearest(name, [*carriers, SELF_TELEMETRY_OFF])
-                self._document.problem(path, f"found {name!r}, expected the id of an {SELF_TELEMETRY_CARRIER}{hint}")
+                wanted, hint = " or ".join(SELF_TELEMETRY_CARRIERS), nearest(name, [*carriers, SELF_TELEMETRY_OFF])
+                self._document.problem(path, f"found {name!r}, expected the id of an {wanted}{hint}")
 
     def _storages(self, running: Sequence[str]) -> None:
         """Follow every option `storage`, of a component or of its queue."""
@@ -281,21 +285,41 @@ class _References:
         return Problem(self._document.file, line, column, f"{section}.{identity}", message)
 
 
+_PROTOCOLS = {"http/protobuf": "otlp_http", "grpc": "otlp_grpc"}
+
+
+def _apply_protocols(document: Document, environ: Mapping[str, str]) -> None:
+    """Choose the exporter of each pipeline as `OTEL_EXPORTER_OTLP_PROTOCOL` and its variants for one signal say."""
+    pipelines, used = document.root["service"]["pipelines"], set()
+    for kind in Kind:
+        names = (f"OTEL_EXPORTER_OTLP_{kind.upper()}_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
+        variable = next((name for name in names if environ.get(name)), None)
+        protocol = environ[variable] if variable else "http/protobuf"
+        if exporter := _PROTOCOLS.get(protocol):
+            pipelines[kind]["exporters"] = [exporter]
+            used.add(exporter)
+        else:
+            message = f"found {protocol!r}, expected {' or '.join(_PROTOCOLS)}"
+            document.problems.append(Problem(f"environment variable {variable}", 0, 0, "", message))
+    document.root["exporters"] = dict.fromkeys(sorted(used or {"otlp_http"}))
+
+
 def _apply_metric_exporters(document: Document, environ: Mapping[str, str]) -> None:
     """Choose the exporters of the metrics pipeline as Stem's own `STEM_METRIC_EXPORTERS` does.
 
     A comma-separated list of `otlp`, `otlp:<url of metrics>` and `console`.
     """
     variable = "STEM_METRIC_EXPORTERS"
+    (otlp,) = document.root["service"]["pipelines"]["metrics"]["exporters"]
     chosen = []
     for entry in filter(None, (part.strip() for part in environ.get(variable, "").split(","))):
         name, _, url = entry.partition(":")
         if name == "otlp":
-            chosen.append("otlp_http")
+            chosen.append(otlp)
             if url:
-                settings = document.root["exporters"]["otlp_http"] or {}
-                document.root["exporters"]["otlp_http"] = {**settings, "metrics_endpoint": url}
-                origin = ("exporters", "otlp_http", "metrics_endpoint")
+                settings = document.root["exporters"].get(otlp) or {}
+                document.root["exporters"][otlp] = {**settings, "metrics_endpoint": url}
+                origin = ("exporters", otlp, "metrics_endpoint")
                 document.origins[origin] = f"environment variable {variable}"
         elif name == "console":
             chosen.append("debug")

@@ -35,16 +35,27 @@ def _table(title: str, model: type[BaseModel]) -> str:
     return f"{title}: {purpose}\n\n| option | default | variable | meaning |\n| --- | --- | --- | --- |\n{rows}\n"
 
 
-def _rows(model: type[BaseModel], prefix: str) -> Iterator[tuple[str, str, str, str]]:
-    for name, info in model.model_fields.items():
+def _rows(model: type[BaseModel], prefix: str, key: str = "") -> Iterator[tuple[str, str, str, str]]:
+    for names, info in _alike(model).items():
         nested = info.annotation
+        name = "{" + ",".join(names) + "}" if len(names) > 1 else names[0]
         if isinstance(nested, type) and issubclass(nested, BaseModel):
-            yield from _rows(nested, f"{prefix}{name}.")
+            yield from _rows(nested, f"{prefix}{name}.", key or name.upper())
             continue
         env = next((mark for mark in info.metadata if isinstance(mark, Env)), None)
-        variables = ", ".join(f"`{variable}`" for variable in env.names) if env else ""
+        variables = ", ".join(f"`{variable.format(key)}`" for variable in env.names) if env else ""
         meaning = (info.description or "").replace("|", "\\|")
         yield f"`{prefix}{name}`", _default(info), variables, meaning + _choices(info)
+
+
+def _alike(model: type[BaseModel]) -> dict[tuple[str, ...], FieldInfo]:
+    """Return the fields; those whose options are the very same, as the signals' are, go together."""
+    together: dict[Any, list[str]] = {}
+    for name, info in model.model_fields.items():
+        nested = info.annotation
+        same = isinstance(nested, type) and issubclass(nested, BaseModel)
+        together.setdefault(nested if same else name, []).append(name)
+    return {tuple(names): model.model_fields[names[0]] for names in together.values()}
 
 
 def _default(info: FieldInfo) -> str:

@@ -15,8 +15,10 @@ from agent.core.status import StatusBoard
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.connector import CorrelateConnector
 from agent.exporters.debug import DebugConfig, DebugExporter
+from agent.exporters.otlp.config import OtlpConfig
+from agent.exporters.otlp.exporter import OtlpExporter, Transport
+from agent.exporters.otlp_grpc.config import OtlpGrpcConfig
 from agent.exporters.otlp_http.config import OtlpHttpConfig
-from agent.exporters.otlp_http.exporter import OtlpHttpExporter
 from agent.extensions.health.config import HealthConfig
 from agent.extensions.health.extension import HealthExtension
 from agent.otlp.batch import Consumer, Kind
@@ -81,6 +83,27 @@ BuildProcessor = Callable[[str, Any, Consumer, Host], Processor]
 BuildExporter = Callable[[str, Any, Host], Exporter]
 BuildExtension = Callable[[str, Any, Host], Component]
 
+
+def _otlp_http(identity: str, config: OtlpHttpConfig, host: Host) -> OtlpExporter:
+    from agent.exporters.otlp_http.transport import HttpTransport  # noqa: PLC0415 - aiohttp, for those who use it
+
+    return _otlp(identity, config, HttpTransport(identity, config, host.telemetry), host)
+
+
+def _otlp_grpc(identity: str, config: OtlpGrpcConfig, host: Host) -> OtlpExporter:
+    from agent.exporters.otlp_grpc.transport import GrpcTransport  # noqa: PLC0415 - grpc, for those who use it
+
+    return _otlp(identity, config, GrpcTransport(identity, config, host.telemetry), host)
+
+
+def _otlp(identity: str, config: OtlpConfig, transport: Transport, host: Host) -> OtlpExporter:
+    return OtlpExporter(
+        *(identity, config, transport, host.ledger, host.telemetry),
+        host.status.of("exporters", identity),
+        host.storage(config.sending_queue.storage),
+    )
+
+
 RECEIVERS: dict[str, ComponentType[BuildReceiver]] = {
     "stem_signals": ComponentType(
         StemSignalsConfig,
@@ -107,14 +130,8 @@ PROCESSORS: dict[str, ComponentType[BuildProcessor]] = {
     ),
 }
 EXPORTERS: dict[str, ComponentType[BuildExporter]] = {
-    "otlp_http": ComponentType(
-        OtlpHttpConfig,
-        lambda identity, config, host: OtlpHttpExporter(
-            *(identity, config, host.ledger, host.telemetry),
-            host.status.of("exporters", identity),
-            host.storage(config.sending_queue.storage),
-        ),
-    ),
+    "otlp_http": ComponentType(OtlpHttpConfig, _otlp_http),
+    "otlp_grpc": ComponentType(OtlpGrpcConfig, _otlp_grpc),
     "debug": ComponentType(DebugConfig, lambda identity, config, host: DebugExporter(identity, config, host.ledger)),
 }
 

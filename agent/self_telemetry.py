@@ -4,15 +4,19 @@ import asyncio
 import contextlib
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 
-from agent.configuration import SELF_TELEMETRY_OFF, AgentConfig
+from agent.configuration import SELF_TELEMETRY_CARRIERS, SELF_TELEMETRY_OFF, AgentConfig
 from agent.core.ledger import Ledger
-from agent.exporters.otlp_http.config import OtlpHttpConfig
+from agent.exporters.otlp.config import OtlpConfig
+from agent.exporters.otlp.headers import reloading_headers
+from agent.exporters.otlp_grpc.config import OtlpGrpcConfig
 from agent.otlp.batch import Kind
 from agent.registry import type_of
-from agent.telemetry.destination import Destination, hear_failures
-from agent.telemetry.events import Telemetry, log
+from agent.telemetry.events import FileUnusable, Telemetry, log
+from agent.telemetry.self_export import SELF_TELEMETRY, Destination
+from agent.telemetry.self_failures import hear_failures
 from agent.telemetry.self_logs import SelfLogs
 from agent.telemetry.self_metrics import SelfMetrics
 
@@ -59,9 +63,9 @@ class SelfTelemetry:
             async with asyncio.timeout(timeout):
                 await done.wait()
 
-    def _started(self, what: str, identity: str | None, start: Callable[[OtlpHttpConfig], None]) -> None:
+    def _started(self, what: str, identity: str | None, start: Callable[[OtlpConfig], None]) -> None:
         config = self._config.components["exporters"].get(identity or SELF_TELEMETRY_OFF)
-        if not isinstance(config, OtlpHttpConfig):
+        if not isinstance(config, OtlpConfig):
             return
         try:
             hear_failures(self._telemetry)
@@ -69,31 +73,45 @@ class SelfTelemetry:
         except Exception as error:  # noqa: BLE001 - the SDK refuses some OTEL_* variables; the main job goes on
             log(logging.ERROR, f"failed to start the export of the agent's own {what}", {"error": str(error)})
 
-    def _logs(self, config: OtlpHttpConfig) -> None:
-        logs = SelfLogs(self._attributes, _destination(config, Kind.LOGS), self._telemetry.mask)
+    def _logs(self, config: OtlpConfig) -> None:
+        logs = SelfLogs(self._attributes, _destination(config, Kind.LOGS, self._telemetry), self._telemetry)
         self._shutdowns.append(lambda _: logs.shutdown())
 
-    def _metrics(self, config: OtlpHttpConfig) -> None:
+    def _metrics(self, config: OtlpConfig) -> None:
         interval = self._config.service.telemetry.metrics.interval
-        metrics = SelfMetrics(
-            self._telemetry, self._ledger, self._attributes, _destination(config, Kind.METRICS), interval=interval
-        )
+        destination = _destination(config, Kind.METRICS, self._telemetry)
+        metrics = SelfMetrics(self._telemetry, self._ledger, self._attributes, destination, interval=interval)
         self._shutdowns.append(metrics.shutdown)
 
     def _metrics_exporter(self) -> str | None:
         pipelines = self._config.service.pipelines.items()
         names = (name for key, p in pipelines if type_of(key) == Kind.METRICS for name in p.exporters)
-        return next((name for name in names if type_of(name) == "otlp_http"), None)
+        return next((name for name in names if type_of(name) in SELF_TELEMETRY_CARRIERS), None)
 
 
-def _destination(config: OtlpHttpConfig, kind: Kind) -> Destination:
-    return Destination(
-        url=config.url(kind),
-        headers={name: secret.get_secret_value() for name, secret in config.headers.items()},
-        gzip=config.compression == "gzip",
-        timeout=config.timeout,
-        ca_file=config.tls.ca_file,
-        cert_file=config.tls.cert_file,
-        key_file=config.tls.key_file,
-        insecure_skip_verify=config.tls.insecure_skip_verify,
-    )
+def _destination(config: OtlpConfig, kind: Kind, telemetry: Telemetry) -> Callable[[], Destination]:
+    """Return what tells where the agent's own telemetry goes now, with the headers and files of this moment."""
+
+    def unusable(reason: str) -> None:
+        telemetry.emit(FileUnusable(SELF_TELEMETRY, reason))
+
+    route = config.route(kind)
+    tls = route.tls if config.uses_tls(kind) else None
+    headers = reloading_headers(route.headers, config.reload_interval, unusable)
+    context = tls.reloading(tls.reload_interval, unusable) if tls else None
+
+    def now() -> Destination:
+        moment = time.monotonic()
+        return Destination(
+            protocol="grpc" if isinstance(config, OtlpGrpcConfig) else "http",
+            endpoint=route.endpoint,
+            headers=headers.get(moment),
+            compressed=route.compression != "none",
+            timeout=route.timeout,
+            tls=tls,
+            server_name=route.tls.server_name_override,
+            proxy_url=config.proxy_url.get_secret_value() if config.proxy_url else None,
+            version=context.get(moment) if context else None,
+        )
+
+    return now

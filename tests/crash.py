@@ -19,7 +19,7 @@ from agent.exporters.sending import queue as queues
 from agent.exporters.sending.config import BatchConfig, QueueConfig, RetryConfig
 from agent.exporters.sending.outcome import Delivered, Outcome, Retry
 from agent.exporters.sending.queue import DiskQueue
-from agent.exporters.sending.sealed import Sealed, gzip
+from agent.exporters.sending.sealed import GZIP, Sealed
 from agent.exporters.sending.sender import Sender
 from agent.otlp.batch import Batch, Kind
 from agent.otlp.resource import Resource
@@ -69,7 +69,7 @@ async def main(directory: Path, seed: int, *, drain: bool) -> None:
         sender = Sender(
             queue=QueueConfig(batch=BatchConfig(flush_timeout=0.001, max_items=20), num_consumers=2),
             retry=RetryConfig(initial_interval=0.001, max_interval=0.002),
-            compress=gzip,
+            coding=GZIP,
             transport=Destination(chance, kind=drain),
             account=Ledger().account("otlp_http", "traces"),
             telemetry=telemetry,

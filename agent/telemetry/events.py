@@ -39,6 +39,19 @@ class Event:
         return 1
 
 
+@dataclass(frozen=True, slots=True)
+class FileUnusable(Event):
+    """A secret or certificate file changed, and cannot be used as it is; the last value that could be stays in use."""
+
+    component: str
+    reason: str
+
+    phrase: ClassVar[str] = "failed to reload a file; what it held before stays in use"
+    level: ClassVar[int] = logging.ERROR
+    counter: ClassVar[str | None] = "stem_agent.reload.failures"
+    labels: ClassVar[tuple[str, ...]] = ("component",)
+
+
 LabelSet = tuple[tuple[str, str], ...]
 _Limit = tuple[type[Event], LabelSet]
 

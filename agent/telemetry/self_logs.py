@@ -4,16 +4,16 @@ A handler of our own: the SDK's is deprecated, and what takes its place patches 
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from opentelemetry._logs import LogRecord, SeverityNumber
-from opentelemetry.exporter.otlp.proto.http._log_exporter import OTLPLogExporter
-from opentelemetry.sdk._logs import LoggerProvider
-from opentelemetry.sdk._logs.export import BatchLogRecordProcessor
+from opentelemetry.sdk._logs import LoggerProvider, ReadableLogRecord
+from opentelemetry.sdk._logs.export import BatchLogRecordProcessor, LogRecordExporter, LogRecordExportResult
 
 from agent import __version__
-from agent.core.masking import Masker
-from agent.telemetry.destination import Destination, own_resource
+from agent.telemetry.events import Telemetry
+from agent.telemetry.self_export import Destination, Renewed, log_exporter
+from agent.telemetry.self_failures import own_resource
 
 # The road that the lines take must not be told on that road.
 _ROAD = ("opentelemetry", "requests", "urllib3")
@@ -26,18 +26,39 @@ _SEVERITIES = (
 )
 
 
+class _Exporter(LogRecordExporter):
+    """The destination's stock exporter."""
+
+    def __init__(self, telemetry: Telemetry, destination: Callable[[], Destination]) -> None:
+        self._stock = Renewed(destination, log_exporter, telemetry)
+
+    def export(self, batch: Sequence[ReadableLogRecord]) -> LogRecordExportResult:
+        """Export records."""
+        return self._stock.get().export(batch)
+
+    def force_flush(self, timeout_millis: int = 10_000) -> bool:
+        """Do nothing: nothing is buffered."""
+        return self._stock.get().force_flush(timeout_millis)
+
+    def shutdown(self) -> None:
+        """Close the connection."""
+        self._stock.get().shutdown()  # type: ignore[no-untyped-call]
+
+
 class SelfLogs(logging.Handler):
     """Exports every line that is written, beside where it is written: the phrase is the body, fields are attributes.
 
     A thread of the SDK exports them; what its queue cannot hold is dropped, and standard error still has it.
     """
 
-    def __init__(self, attributes: Mapping[str, str], destination: Destination, mask: Masker) -> None:
+    def __init__(
+        self, attributes: Mapping[str, str], destination: Callable[[], Destination], telemetry: Telemetry
+    ) -> None:
         super().__init__()
-        self._mask = mask
+        self._mask = telemetry.mask
         self._formatter = logging.Formatter()
         self._provider = LoggerProvider(resource=own_resource(attributes), shutdown_on_exit=False)
-        self._provider.add_log_record_processor(BatchLogRecordProcessor(OTLPLogExporter(**destination.options())))
+        self._provider.add_log_record_processor(BatchLogRecordProcessor(_Exporter(telemetry, destination)))
         self._logger = self._provider.get_logger("stem-agent", __version__)
         logging.getLogger().addHandler(self)
 

@@ -1,4 +1,4 @@
-"""The agent's own metrics, through the OpenTelemetry SDK and its stock OTLP/HTTP exporter.
+"""The agent's own metrics, through the OpenTelemetry SDK and its stock OTLP exporters.
 
 Their volume is small and fixed, so the SDK is the right tool: every instrument is observed from the plain counters
 and gauges that the components keep. A thread of the SDK exports them; nothing here touches the hot path.
@@ -10,7 +10,6 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from opentelemetry.exporter.otlp.proto.http.metric_exporter import OTLPMetricExporter
 from opentelemetry.metrics import CallbackOptions, Observation
 from opentelemetry.sdk.metrics import MeterProvider
 from opentelemetry.sdk.metrics.export import (
@@ -18,6 +17,7 @@ from opentelemetry.sdk.metrics.export import (
     Histogram,
     HistogramDataPoint,
     Metric,
+    MetricExporter,
     MetricExportResult,
     MetricsData,
     PeriodicExportingMetricReader,
@@ -28,8 +28,9 @@ from opentelemetry.sdk.metrics.export import (
 from agent import __version__
 from agent.core.histogram import DURATION_BOUNDS
 from agent.core.ledger import Account, Ledger
-from agent.telemetry.destination import Destination, own_resource
 from agent.telemetry.events import Telemetry
+from agent.telemetry.self_export import Destination, Renewed, metric_exporter
+from agent.telemetry.self_failures import own_resource
 
 COUNTERS = {
     "stem_agent.signals.received": ("{signal}", "Signals heard, by event"),
@@ -51,6 +52,7 @@ COUNTERS = {
     "stem_agent.self_logs.failures": ("{failure}", "Failed exports of the agent's log lines, retries included"),
     "stem_agent.storage.failures": ("{failure}", "Times the disk did not take or give what it should"),
     "stem_agent.storage.quarantined": ("{item}", "What could not be read and was set aside: file, batch, state"),
+    "stem_agent.reload.failures": ("{failure}", "Secret or certificate files that changed and could not be used"),
     "stem_agent.exporter.requests": ("{request}", "Requests, by status code"),
     "stem_agent.exporter.retries": ("{request}", "Requests that will be repeated, by reason"),
 }
@@ -71,19 +73,20 @@ HISTOGRAMS = {
 }
 
 
-class _Exporter(OTLPMetricExporter):
-    """The stock exporter, with the histograms that the agent keeps in plain Python.
+class _Exporter(MetricExporter):
+    """The destination's stock exporter, with the histograms that the agent keeps in plain Python.
 
     The SDK observes counters and gauges that others keep, but no histograms, and Python's has no `MetricProducer`.
     """
 
-    def __init__(self, telemetry: Telemetry, **options: Any) -> None:
-        super().__init__(**options)
+    def __init__(self, telemetry: Telemetry, destination: Callable[[], Destination]) -> None:
+        self._stock = Renewed(destination, metric_exporter, telemetry)
+        stock = self._stock.get()
+        # The reader asks its exporter for these, and the stock one knows what the environment says about them.
+        super().__init__(stock._preferred_temporality, stock._preferred_aggregation)  # noqa: SLF001
         self._telemetry = telemetry
 
-    def export(
-        self, metrics_data: MetricsData, timeout_millis: float | None = 10_000, **kwargs: Any
-    ) -> MetricExportResult:
+    def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """Export what the SDK collected, and ours beside it."""
         histograms = [
             Metric(name, text, unit, Histogram(points, AggregationTemporality.CUMULATIVE))
@@ -95,7 +98,15 @@ class _Exporter(OTLPMetricExporter):
             completed = ScopeMetrics(scope.scope, [*scope.metrics, *histograms], scope.schema_url)
             scopes = [completed, *own.scope_metrics[1:]]
             metrics_data = MetricsData([ResourceMetrics(own.resource, scopes, own.schema_url)])
-        return super().export(metrics_data, timeout_millis, **kwargs)
+        return self._stock.get().export(metrics_data, timeout_millis, **kwargs)
+
+    def force_flush(self, timeout_millis: float = 10_000) -> bool:
+        """Do nothing: nothing is buffered."""
+        return self._stock.get().force_flush(timeout_millis)
+
+    def shutdown(self, timeout_millis: float = 30_000, **kwargs: Any) -> None:
+        """Close the connection."""
+        self._stock.get().shutdown(timeout_millis, **kwargs)
 
     def _points(self, wanted: str) -> list[HistogramDataPoint]:
         telemetry, now_ns = self._telemetry, self._telemetry.clock()
@@ -124,13 +135,14 @@ class SelfMetrics:
         telemetry: Telemetry,
         ledger: Ledger,
         attributes: Mapping[str, str],
-        destination: Destination,
+        destination: Callable[[], Destination],
         *,
         interval: float,
     ) -> None:
-        exporter = _Exporter(telemetry, **destination.options())
+        exporter = _Exporter(telemetry, destination)
+        timeout = destination().timeout
         reader = PeriodicExportingMetricReader(
-            exporter, export_interval_millis=interval * 1000, export_timeout_millis=destination.timeout * 1000
+            exporter, export_interval_millis=interval * 1000, export_timeout_millis=timeout * 1000
         )
         self._telemetry = telemetry
         self._ledger = ledger

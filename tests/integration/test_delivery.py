@@ -61,7 +61,7 @@ async def test_an_endpoint_that_says_later_is_asked_again(
     assert agent.telemetry.counted("stem_agent.exporter.requests", code=str(status)) == 2
 
 
-@pytest.mark.parametrize("status", [400, 404, 500])
+@pytest.mark.parametrize("status", [400, 413, 500])
 async def test_an_endpoint_that_says_no_costs_that_batch_only(
     yaml: str, running: Running, sink: ObservedSink, client: "redis.asyncio.Redis", namespace: str, status: int
 ) -> None:

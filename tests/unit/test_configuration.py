@@ -9,6 +9,7 @@ from pydantic_core import PydanticCustomError
 
 from agent.configuration import default_file, load, parse
 from agent.core.errors import ConfigError
+from agent.exporters.otlp.headers import read_headers
 from agent.exporters.otlp_http.config import OtlpHttpConfig
 from agent.otlp.batch import Kind
 from agent.receivers.stem_signals.config import StemSignalsConfig
@@ -124,7 +125,7 @@ def test_a_working_file_has_typed_values_and_defaults() -> None:
             "service:",
             "service:\n  telemetry: {metrics: {exporter: otlp_htp}}",
             "agent.yaml:8:35: service.telemetry.metrics.exporter: found 'otlp_htp', "
-            "expected the id of an otlp_http; did you mean 'otlp_http'?",
+            "expected the id of an otlp_http or otlp_grpc; did you mean 'otlp_http'?",
         ),
         (
             'endpoint: "http://localhost:4318"',
@@ -269,7 +270,7 @@ def test_secrets_are_opaque_in_every_representation() -> None:
     assert SECRET not in str(config.components)
     exporter = config.components["exporters"]["otlp_http"]
     assert isinstance(exporter, OtlpHttpConfig)
-    assert exporter.headers["api-key"].get_secret_value() == SECRET
+    assert read_headers(exporter.headers)["api-key"] == SECRET
 
 
 def test_the_environment_fills_what_the_file_leaves_out_and_the_file_wins() -> None:
@@ -290,17 +291,17 @@ def test_the_environment_fills_what_the_file_leaves_out_and_the_file_wins() -> N
     assert (receiver.url.address, receiver.url.database) == ("broker:6379", 1)
     assert (receiver.namespace, receiver.emitters) == ("shop", ("pod-7",))
     assert receiver.tls.insecure_skip_verify
-    assert exporter.url(Kind.METRICS) == "http://stem:4318/v1/metrics"
-    assert exporter.url(Kind.TRACES) == "http://stem:4318/v1/traces"
-    assert exporter.headers["api-key"].get_secret_value() == "a b"
+    assert exporter.endpoint_of(Kind.METRICS) == "http://stem:4318/v1/metrics"
+    assert exporter.endpoint_of(Kind.TRACES) == "http://stem:4318/v1/traces"
+    assert read_headers(exporter.headers)["api-key"] == "a b"
     explicit = parse(WORKING, environ).components["exporters"]["otlp_http"]
     assert isinstance(explicit, OtlpHttpConfig)
-    assert explicit.url(Kind.TRACES) == "http://localhost:4318/v1/traces"
+    assert explicit.endpoint_of(Kind.TRACES) == "http://localhost:4318/v1/traces"
     del environ["STEM_OTLP_ENDPOINT"]
     standard = load(None, environ).components["exporters"]["otlp_http"]
     assert isinstance(standard, OtlpHttpConfig)
-    assert standard.url(Kind.TRACES) == "http://traces:4318/custom"
-    assert standard.url(Kind.LOGS) == "http://otel:4318/v1/logs"
+    assert standard.endpoint_of(Kind.TRACES) == "http://traces:4318/custom"
+    assert standard.endpoint_of(Kind.LOGS) == "http://otel:4318/v1/logs"
 
 
 def test_a_bad_variable_is_named_as_the_place() -> None:
@@ -315,7 +316,7 @@ def test_stem_metric_exporters_choose_the_metrics_pipeline() -> None:
     assert config.service.pipelines["metrics"].exporters == ("otlp_http", "debug")
     exporter = config.components["exporters"]["otlp_http"]
     assert isinstance(exporter, OtlpHttpConfig)
-    assert exporter.url(Kind.METRICS) == "http://h:4318/v1/metrics"
+    assert exporter.endpoint_of(Kind.METRICS) == "http://h:4318/v1/metrics"
     with pytest.raises(ConfigError, match="STEM_METRIC_EXPORTERS: found 'statsd'"):
         load(None, {"STEM_METRIC_EXPORTERS": "statsd"})
 

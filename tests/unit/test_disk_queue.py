@@ -20,7 +20,7 @@ from agent.core.status import Reports, StatusBoard
 from agent.exporters.sending import queue as queues
 from agent.exporters.sending.config import BatchConfig, QueueConfig, RetryConfig
 from agent.exporters.sending.outcome import Delivered, Drop, Outcome, Retry
-from agent.exporters.sending.sealed import Sealed, uncompressed
+from agent.exporters.sending.sealed import IDENTITY, Sealed
 from agent.exporters.sending.sender import Sender
 from agent.otlp.batch import Batch, Kind
 from agent.otlp.resource import Resource
@@ -82,7 +82,7 @@ class Process:
         self.sender = Sender(
             queue=QueueConfig(batch=BatchConfig(flush_timeout=0.001, max_items=5), storage="file_storage", **options),
             retry=RetryConfig(initial_interval=0.001, max_interval=0.002, **KEPT),
-            compress=uncompressed,
+            coding=IDENTITY,
             transport=server,
             account=self.account,
             telemetry=self.telemetry,

@@ -26,8 +26,8 @@ from agent.exporters.otlp_http.answer import interpret, retry_after
 from agent.exporters.sending.batcher import Batcher
 from agent.exporters.sending.config import BatchConfig, QueueConfig, RetryConfig
 from agent.exporters.sending.delivery import RETRIES_EXHAUSTED
-from agent.exporters.sending.outcome import Delivered, Drop, Outcome, Retry
-from agent.exporters.sending.sealed import Sealed, uncompressed
+from agent.exporters.sending.outcome import Delivered, Drop, Outcome, Refused, Retry
+from agent.exporters.sending.sealed import IDENTITY, Coding, Sealed
 from agent.exporters.sending.sender import INTERNAL_ERROR, QUEUE_OVERFLOW, SHUTDOWN, Sender
 from agent.otlp.batch import Batch, Kind
 from agent.otlp.resource import Resource
@@ -85,7 +85,12 @@ def test_retryable_codes_are_retried(status: int) -> None:
     assert outcome == Retry(f"http_{status}", f"http {status}: slow down", 7.0)
 
 
-@pytest.mark.parametrize("status", [400, 401, 403, 404, 413, 500, 501])
+@pytest.mark.parametrize("status", [401, 403, 404])
+def test_what_refuses_us_is_not_the_batchs_fault(status: int) -> None:
+    assert interpret(Kind.LOGS, status, {}, b"", now=NOW) == Refused(f"http_{status}", f"http {status}")
+
+
+@pytest.mark.parametrize("status", [400, 413, 500, 501])
 def test_all_other_errors_are_dropped(status: int) -> None:
     outcome = interpret(Kind.LOGS, status, {}, b"", now=NOW)
     assert outcome == Drop(f"http_{status}", f"http {status}")
@@ -141,7 +146,7 @@ def test_a_protobuf_status_is_read_for_people() -> None:
 @given(st.binary(max_size=200), st.integers(200, 599), st.dictionaries(st.just("retry-after"), st.text(max_size=20)))
 def test_no_answer_ever_raises(body: bytes, status: int, headers: dict[str, str]) -> None:
     outcome = interpret(Kind.METRICS, status, headers, body, now=NOW)
-    assert isinstance(outcome, Delivered | Retry | Drop)
+    assert isinstance(outcome, Delivered | Retry | Refused | Drop)
 
 
 class Script:
@@ -181,7 +186,7 @@ class Sending:
         self.sender = Sender(
             queue=QueueConfig(batch=BatchConfig(**limits), **options),
             retry=RetryConfig(**retry),
-            compress=uncompressed,
+            coding=IDENTITY,
             transport=script,
             account=self.account,
             telemetry=self.telemetry,
@@ -347,7 +352,7 @@ async def test_a_batch_that_cannot_be_sealed_costs_itself_only(executor: ThreadP
             raise MemoryError
         return data
 
-    sending.sender._compress = compress
+    sending.sender._coding = Coding("identity", compress)
     await sending.sender.start()
     for name in ("good", "bad", "good"):
         sending.sender.consume(Batch(Kind.TRACES, RESOURCE, [Span(name=name).SerializeToString()], 1))

@@ -113,11 +113,17 @@ ERRORS = {
     # Accepted data is lost, or a person is needed.
     "AttemptsDropped",
     "FactFailed",
+    "FileUnusable",
     "ItemsDropped",
     "ItemsRejected",
+    "SetAside",
     "SignalShed",
     "SignalUnread",
+    "StateNotKept",
+    "StateRefused",
+    "StorageFailed",
 }
+INFOS = {"AttemptsKept", "AttemptsRestored", "StorageRecovered", "Subscribed"}
 
 
 def test_the_level_of_every_event_is_what_it_means() -> None:
@@ -126,7 +132,7 @@ def test_the_level_of_every_event_is_what_it_means() -> None:
     for event in Event.__subclasses__():
         if event.__module__.startswith("agent."):
             by_level.setdefault(event.level, set()).add(event.__name__)
-    assert by_level == {logging.INFO: {"Subscribed"}, logging.WARNING: WARNINGS, logging.ERROR: ERRORS}
+    assert by_level == {logging.INFO: INFOS, logging.WARNING: WARNINGS, logging.ERROR: ERRORS}
 
 
 def test_what_makes_the_exit_code_tell_of_loss_is_an_error() -> None:

@@ -4,5 +4,5 @@
 | --- | --- |
 | `config` | what an operator writes |
 | `answer` | what a status, its headers and body mean: pure |
-| `exporter` | one HTTP session, one sender per kind |
+| `transport` | session, TLS, requests; imports aiohttp, so it is itself imported only where it is used |
 """

@@ -17,7 +17,7 @@ from agent.exporters.sending.config import QueueConfig, RetryConfig
 from agent.exporters.sending.delivery import Again, Delivery, Grace
 from agent.exporters.sending.outcome import Delivered, Drop
 from agent.exporters.sending.queue import BatchQueue, DiskQueue, MemoryQueue, Taken
-from agent.exporters.sending.sealed import Compress, Sealed, seal
+from agent.exporters.sending.sealed import Coding, Sealed, seal
 from agent.exporters.sending.watch import Transport, Watch
 from agent.otlp.batch import Batch
 from agent.storage.file_storage import FileStorage
@@ -109,7 +109,7 @@ class Sender:
         *,
         queue: QueueConfig,
         retry: RetryConfig,
-        compress: Compress,
+        coding: Coding,
         transport: Transport,
         account: Account,
         telemetry: Telemetry,
@@ -121,7 +121,7 @@ class Sender:
         self._config = queue
         # What is on disk is limited by age and size there, not by a time for retrying.
         self._retry = retry.model_copy(update={"max_elapsed_time": 0.0}) if storage else retry
-        self._compress = compress
+        self._coding = coding
         labels = {"exporter": account.exporter, "signal": account.kind}
         self._transport = self._watch = Watch(
             transport,
@@ -270,7 +270,7 @@ class Sender:
                 # It stays in the queue while the thread works, so a stop in between still counts it.
                 pending = self._unsealed[0]
                 try:
-                    sealed = await loop.run_in_executor(self._executor, seal, pending, self._compress)
+                    sealed = await loop.run_in_executor(self._executor, seal, pending, self._coding)
                 except Exception as error:  # noqa: BLE001 - see _deliver
                     if self._popped(pending):
                         self.dropped(INTERNAL_ERROR, pending.count, f"{type(error).__name__}: {error}")

@@ -1,48 +1,14 @@
-"""Where the agent's own telemetry goes, and what the SDK has to say about getting there."""
+"""What the SDK has to say about exporting the agent's own telemetry, and whose telemetry that is."""
 
 import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import ClassVar
 
-import requests
-from opentelemetry.exporter.otlp.proto.http import Compression
 from opentelemetry.sdk.resources import Resource
 
 from agent import __version__
 from agent.telemetry.events import Event, Telemetry
-
-
-@dataclass(frozen=True, slots=True)
-class Destination:
-    """A destination in the stock exporters' terms; `url` is complete, `timeout` in seconds."""
-
-    url: str
-    headers: Mapping[str, str]
-    gzip: bool
-    timeout: float
-    ca_file: str | None = None
-    cert_file: str | None = None
-    key_file: str | None = None
-    insecure_skip_verify: bool = False
-
-    def options(self) -> dict[str, Any]:
-        """Return what a stock OTLP/HTTP exporter is made with, to take the same road as the agent's exporters."""
-        session = requests.Session()
-        session.trust_env = False  # no proxies and no .netrc from the environment
-        if self.insecure_skip_verify:
-            session.verify = False
-        return {
-            "session": session,
-            "endpoint": self.url,
-            # Never empty: else the stock exporter takes from the environment what the file left out on purpose.
-            "headers": {"Accept-Encoding": "identity", **self.headers},
-            "compression": Compression.Gzip if self.gzip else Compression.NoCompression,
-            "timeout": self.timeout,
-            "certificate_file": self.ca_file,
-            "client_certificate_file": self.cert_file,
-            "client_key_file": self.key_file,
-        }
 
 
 def own_resource(attributes: Mapping[str, str]) -> Resource:
