@@ -4,11 +4,14 @@ A user that may do little must do: RESP2, so no `HELLO`; no client name, whose r
 connection. Its own `CLIENT SETINFO` may be refused.
 """
 
+import asyncio
 import os
 import ssl
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 from agent.settings.redis_tls import RedisTls
+from agent.settings.reloading import Reloading
 from agent.settings.types import RedisUrl
 
 if TYPE_CHECKING:
@@ -17,11 +20,11 @@ if TYPE_CHECKING:
 # redis-py is imported where it is first needed: it costs 11 MiB and 0.2 s.
 
 
-def redis_client(url: RedisUrl, tls: RedisTls, *, timeout: float) -> "Redis":
+def redis_client(url: RedisUrl, tls: RedisTls, *, timeout: float, on_failure: Callable[[str], None]) -> "Redis":
     """Return a client that has yet to connect, and does so anew with the next command after each failure.
 
     A command is tried once and given `timeout` seconds; connecting too. Raises `StartupError` if a TLS file cannot
-    be used.
+    be used; every new connection uses the files as they are then, and `on_failure` is told of those that cannot be.
     """
     from redis.asyncio import Connection, ConnectionPool, Redis, SSLConnection  # noqa: PLC0415 - see above
     from redis.asyncio.retry import Retry  # noqa: PLC0415
@@ -30,9 +33,13 @@ def redis_client(url: RedisUrl, tls: RedisTls, *, timeout: float) -> "Redis":
     class TlsConnection(SSLConnection):
         """Uses our TLS context: redis-py's own would trust the system's authorities beside `ca_file`."""
 
-        def __init__(self, *, tls: ssl.SSLContext, **options: Any) -> None:
+        def __init__(self, *, tls: Reloading[ssl.SSLContext], **options: Any) -> None:
             super().__init__(**options)
-            self.ssl_context.context = tls
+            self._tls = tls
+
+        def _connection_arguments(self) -> Mapping[str, Any]:
+            self.ssl_context.context = self._tls.get(asyncio.get_running_loop().time())
+            return super()._connection_arguments()
 
     options: dict[str, Any] = {
         "host": url.host,
@@ -47,7 +54,8 @@ def redis_client(url: RedisUrl, tls: RedisTls, *, timeout: float) -> "Redis":
         "protocol": 2,
     }
     if url.tls:
-        pool = ConnectionPool(connection_class=TlsConnection, tls=tls.context(), **options)
+        context = tls.reloading(0.0, on_failure)
+        pool = ConnectionPool(connection_class=TlsConnection, tls=context, **options)
     else:
         pool = ConnectionPool(connection_class=Connection, **options)
     return Redis.from_pool(pool)

@@ -43,11 +43,19 @@ class Never:
     """No answer at all."""
 
 
+class Gate:
+    """A good answer, as soon as an event allows it."""
+
+    def __init__(self, event: asyncio.Event) -> None:
+        self.event = event
+
+
 @dataclass(frozen=True)
 class Request:
-    """What arrived: `kind` as the path or method says, `names` of spans, `headers` in lower case."""
+    """What arrived: `kind` as the path or method says, `names` of spans, `headers` in lower case, `peer` with port."""
 
     kind: str
+    peer: str
     names: tuple[str, ...]
     headers: dict[str, str]
     body: bytes
@@ -95,11 +103,11 @@ class _Scripted:
         self.stays = False
         self.port = 0
 
-    def _take(self, kind: str, headers: dict[str, str], body: bytes) -> Any:
+    def _take(self, kind: str, peer: str, headers: dict[str, str], body: bytes) -> Any:
         plain = gzip.decompress(body) if body[:2] == b"\x1f\x8b" else body
         spans = ExportTraceServiceRequest.FromString(plain).resource_spans if kind == "traces" else ()
         names = tuple(span.name for entry in spans for scope in entry.scope_spans for span in scope.spans)
-        self.requests.append(Request(kind, names, {name.lower(): value for name, value in headers.items()}, body))
+        self.requests.append(Request(kind, peer, names, {name.lower(): value for name, value in headers.items()}, body))
         if not self.replies:
             return None
         return self.replies[0] if self.stays and len(self.replies) == 1 else self.replies.pop(0)
@@ -126,11 +134,18 @@ class HttpBackend(_Scripted):
 
     async def _receive(self, request: web.Request) -> web.StreamResponse:
         # aiohttp's server inflates bodies itself where the header says so.
-        reply = self._take(request.match_info["kind"], dict(request.headers), await request.read())
+        reply = self._take(request.match_info["kind"], _peer(request), dict(request.headers), await request.read())
         if isinstance(reply, Never):
             await asyncio.Event().wait()
+        if isinstance(reply, Gate):
+            await reply.event.wait()
+            reply = None
         reply = reply or Http()
         return web.Response(status=reply.status, headers=reply.headers, body=reply.body)
+
+
+def _peer(request: web.Request) -> str:
+    return str(request.transport.get_extra_info("peername")) if request.transport else ""
 
 
 class GrpcBackend(_Scripted, grpc.GenericRpcHandler):
@@ -157,9 +172,12 @@ class GrpcBackend(_Scripted, grpc.GenericRpcHandler):
             return None
 
         async def receive(body: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
-            reply = self._take(kind, dict(context.invocation_metadata() or ()), body)
+            reply = self._take(kind, context.peer(), dict(context.invocation_metadata() or ()), body)
             if isinstance(reply, Never):
                 await asyncio.Event().wait()
+            if isinstance(reply, Gate):
+                await reply.event.wait()
+                reply = None
             reply = reply or Grpc()
             if reply.code != "OK":
                 await context.abort(grpc.StatusCode[reply.code], reply.details, reply.trailers)

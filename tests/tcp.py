@@ -11,8 +11,8 @@ Speak = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[Any]]
 
 
 @contextlib.asynccontextmanager
-async def serving(speak: Speak, *, tls: ssl.SSLContext | None = None) -> AsyncIterator[int]:
-    """Serve on a port of this host, and yield it."""
+async def serving(speak: Speak, *, tls: ssl.SSLContext | None = None, port: int = 0) -> AsyncIterator[int]:
+    """Serve on a port of this host, a free one if none is given, and yield it."""
     conversations: set[asyncio.Task[Any]] = set()
 
     async def converse(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -24,7 +24,7 @@ async def serving(speak: Speak, *, tls: ssl.SSLContext | None = None) -> AsyncIt
         finally:
             await _abort(writer)
 
-    server = await asyncio.start_server(converse, "127.0.0.1", 0, ssl=tls)
+    server = await asyncio.start_server(converse, "127.0.0.1", port, ssl=tls)
     try:
         yield int(server.sockets[0].getsockname()[1])
     finally:

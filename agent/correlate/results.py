@@ -13,7 +13,7 @@ from agent.redis_client import failure, redis_client
 from agent.stem.keys import Keys
 from agent.stem.lenient import DecodeError
 from agent.stem.status import TaskStatus, decode_status
-from agent.telemetry.events import Event, Telemetry
+from agent.telemetry.events import Event, FileUnusable, Telemetry
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
@@ -117,7 +117,12 @@ class ResultReader:
     def _client(self) -> "Redis":
         """Made when it is first needed: redis-py is 11 MiB that an agent which loses nothing does without."""
         if self._redis is None:
-            self._redis = redis_client(self._config.url, self._config.tls, timeout=self._config.timeout)
+            self._redis = redis_client(
+                self._config.url,
+                self._config.tls,
+                timeout=self._config.timeout,
+                on_failure=lambda reason: self._telemetry.emit(FileUnusable(self._id, reason)),
+            )
         return self._redis
 
     async def _fetch(self, keys: Sequence[str]) -> list[bytes | None]:

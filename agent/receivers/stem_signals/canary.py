@@ -14,7 +14,7 @@ from agent.receivers.stem_signals.config import StemSignalsConfig
 from agent.receivers.stem_signals.connection import Connection
 from agent.receivers.stem_signals.session import SessionEnd
 from agent.redis_client import failure, redis_client
-from agent.telemetry.events import Telemetry
+from agent.telemetry.events import FileUnusable, Telemetry
 
 CANARY_PREFIX = "stem-agent:canary:"
 
@@ -40,7 +40,12 @@ class Canary:
         self._telemetry = telemetry
         self._status = status
         self._heard = heard
-        self._redis = redis_client(config.url, config.tls, timeout=config.canary.timeout)
+        self._redis = redis_client(
+            config.url,
+            config.tls,
+            timeout=config.canary.timeout,
+            on_failure=lambda reason: telemetry.emit(FileUnusable(identity, reason)),
+        )
         self._token = b""
         self._published_at = 0.0
         self._returned = asyncio.Event()

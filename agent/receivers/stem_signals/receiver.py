@@ -24,7 +24,7 @@ from agent.stem.catalogue import SignalName
 from agent.stem.channels import HEARTBEAT_PREFIX, emitter_of, heartbeat_channel, signal_channel, signal_pattern
 from agent.stem.lenient import DecodeError
 from agent.stem.wire import Fact, Gap, Outage, ServerClock, Shed, SignalConsumer, decode_heartbeat, decode_signal
-from agent.telemetry.events import Event, Telemetry
+from agent.telemetry.events import Event, FileUnusable, Telemetry
 from agent.telemetry.kept_events import StateNotKept, StateRefused
 
 CHUNK = 256
@@ -88,6 +88,7 @@ class StemSignalsReceiver:
             for event in (*SignalName, _HEARTBEAT, _UNKNOWN)
         }
         self._connection: Connection | None = None
+        self._tls = config.tls.reloading(0.0, self._unusable) if config.url.tls else None
         self._healthy = False
         self._shed_by: set[tuple[str, str]] = set()
         self._canary_flies = False
@@ -196,10 +197,9 @@ class StemSignalsReceiver:
 
     async def _subscribe(self) -> Connection:
         config = self._config
-        tls = config.tls.context() if config.url.tls else None
         connection, declined = await subscribe(
             config.url,
-            tls,
+            self._tls.get(asyncio.get_running_loop().time()) if self._tls else None,
             self.subscriptions,
             self._hear_canary_too if self._canary else self._hear,
             timeout=config.connect_timeout,
@@ -219,6 +219,9 @@ class StemSignalsReceiver:
         if self._canary and not self._canary_flies:
             self._canary.refused()
         return connection
+
+    def _unusable(self, reason: str) -> None:
+        self._telemetry.emit(FileUnusable(self._id, reason))
 
     async def _keep_connected(self, backoff: Backoff, delay: float) -> None:
         while True:
