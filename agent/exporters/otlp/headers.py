@@ -16,7 +16,7 @@ from agent.settings.types import Secret, expected
 # RFC 9110, sections 5.1 and 5.5: what a field name and a field value may consist of.
 _HEADER_NAME = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 _HEADER_VALUE = re.compile(r"[\x21-\x7e\x80-\xff](?:[\t\x20-\x7e\x80-\xff]*[\x21-\x7e\x80-\xff])?|")
-_FILE_VALUE = re.compile(r"[\x20-\x7e\t]+")  # what both transports can carry
+_FILE_VALUE = re.compile(r"[\x20-\x7e]+")  # what both transports can carry
 _MAX_FILE_BYTES = 64 << 10
 
 
