@@ -3,7 +3,7 @@
 import typer
 
 from agent import __version__
-from agent.cli import demo, queue, run, validate
+from agent.cli import demo, queue, run, status, validate
 
 app = typer.Typer(
     name="stem-agent",
@@ -14,6 +14,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("validate")(validate.validate)
+app.command("status")(status.status)
 app.command("demo")(demo.demo)
 app.add_typer(queue.app, name="queue")
 

@@ -1,6 +1,7 @@
 """`/livez`, `/readyz`, `/status` of a real agent: while it starts, runs, suffers and drains."""
 
 import asyncio
+import json
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -228,3 +229,61 @@ async def test_a_loop_that_stood_still_is_told_by_the_watchdog(
         assert (code, why.partition("still for 1")[0]) == (503, "the event loop stood ")
         await until(lambda: extension._watchdog.still(asyncio.get_running_loop().time()) == 0)
         assert await probe("/livez") == (200, "ok")
+
+
+async def asked(start: Start, *arguments: str) -> tuple[int, str]:
+    command = await start("status", *arguments)
+    assert command.process.stdout
+    code = await command.end()
+    return code, (await command.process.stdout.read()).decode() + command.output
+
+
+async def test_the_command_shows_the_status_and_exits_with_how_bad_it_is(
+    start: Start,
+    yaml: str,
+    running: Running,
+    sink: ObservedSink,
+    client: "redis.asyncio.Redis",
+    namespace: str,
+) -> None:
+    async with running(with_health(yaml, unhealthy_after="0", healthy_after="0")) as agent:
+        url = f"127.0.0.1:{extension_of(agent).port}"
+        code, output = await asked(start, "--url", url)
+        assert code == 0
+        assert "ready" in output.splitlines()[0]
+        assert "receivers: stem_signals" in output
+        part = dict(agent.graph.stages)["connectors"]["correlate"]._attempts  # type: ignore[attr-defined]
+        part.degraded("open attempts are dropped: max_tasks")
+        code, output = await asked(start, "--url", f"http://{url}/status")
+        assert code == 1
+        assert "open attempts are dropped: max_tasks" in output
+        await sink.stop()
+        await publish(client, namespace, Story().run())
+        await until(lambda: agent.status.components["exporters", "otlp_http"].unhealthy)
+        code, output = await asked(start, "--url", url)
+        assert code == 2
+        assert "recovering" in output
+        code, output = await asked(start, "--url", url, "--json")
+        assert code == 2
+        assert json.loads(output)["healthy"] is False
+
+
+async def test_the_command_says_so_when_nobody_or_somebody_else_answers(
+    start: Start, sink: ObservedSink, unused_tcp_port: int
+) -> None:
+    code, output = await asked(start, "--url", f"127.0.0.1:{unused_tcp_port}")
+    assert code == 3
+    assert f"error: no status from http://127.0.0.1:{unused_tcp_port}/status: connection refused" in output
+    code, output = await asked(start, "--url", sink.url)
+    assert code == 3
+    assert "http 404" in output
+
+    async def other(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await reader.readuntil(b"\r\n\r\n")
+        writer.write(b"HTTP/1.0 200 OK\r\nContent-Length: 2\r\n\r\n{}")
+
+    async with serving(other) as port:
+        code, output = await asked(start, "--url", f"127.0.0.1:{port}")
+    assert code == 3
+    assert "is no stem-agent" in output
+    assert "Traceback" not in output

@@ -36,6 +36,7 @@ def status_report(
         "ready": not ready,
         "not_ready_because": ready or None,
         "healthy": all(entry["healthy"] for entries in components.values() for entry in entries.values()),
+        "at": moment(now_ns),
         "started": moment(board.began_ns),
         "uptime_seconds": round((now_ns - board.began_ns) / NANOSECONDS, 3),
         "components": components,
