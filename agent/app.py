@@ -43,7 +43,7 @@ class Agent:
         self._config = config
         attributes = _resource(config, environ)
         clock = SteadyClock()
-        self.telemetry = Telemetry(clock, config.masker())
+        self.telemetry = Telemetry(clock, config.mask)
         self.ledger = Ledger()
         self.status = StatusBoard(clock)
         self.graph = Graph(config, Host(self.telemetry, self.ledger, clock, Resource(attributes), self.status))

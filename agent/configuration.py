@@ -83,16 +83,14 @@ class ServiceConfig(Config):
 class AgentConfig:
     """A checked configuration: every reference resolves, every value has its type.
 
-    `components` maps a section (`receivers`, ...) to component ids to their configurations.
+    `components` maps a section (`receivers`, ...) to component ids to their configurations. `mask` hides their secrets
+    in any text.
     """
 
     components: dict[str, dict[str, Config]]
     service: ServiceConfig
     warnings: list[Problem] = field(default_factory=list)
-
-    def masker(self) -> Masker:
-        """Return what hides the secrets of this configuration in any text."""
-        return Masker(secrets_of([list(configs.values()) for configs in self.components.values()]))
+    mask: Masker = field(default_factory=Masker)
 
 
 def default_file() -> Path:
@@ -149,7 +147,7 @@ def check(document: Document, environ: Mapping[str, str]) -> AgentConfig:
         section: {identity: config for identity, config in configs.items() if config}
         for section, configs in components.items()
     }
-    return AgentConfig(typed, service, warnings)
+    return AgentConfig(typed, service, warnings, Masker(secrets_of(typed)))
 
 
 def _components(section: str, document: Document, environ: Mapping[str, str]) -> dict[str, Config | None]:

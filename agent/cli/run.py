@@ -26,13 +26,12 @@ def run(
     """
     loaded = load_or_exit(config)
     settings = loaded.service.telemetry.logs
-    mask = loaded.masker()
-    logs.configure(settings.level, settings.format, mask=mask)
+    logs.configure(settings.level, settings.format, mask=loaded.mask)
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             exit_code = runner.run(_main(loaded))
     except AgentError as error:
-        tell(mask(f"error: {error}"))
+        tell(loaded.mask(f"error: {error}"))
         raise typer.Exit(error.exit_code) from None
     raise typer.Exit(exit_code)
 

@@ -32,6 +32,6 @@ def validate(
                 elif isinstance(tls := getattr(component, "tls", None), ClientTls):
                     tls.context()
     except AgentError as error:
-        tell(loaded.masker()(f"error: {error}"))
+        tell(loaded.mask(f"error: {error}"))
         raise typer.Exit(error.exit_code) from None
     typer.echo(f"{config or default_file()}: ok")

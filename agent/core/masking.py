@@ -18,9 +18,15 @@ class Masker:
     """
 
     def __init__(self, secrets: Iterable[str] = ()) -> None:
-        known = {secret for secret in secrets if len(secret) >= MIN_LENGTH}
+        self._known: set[str] = set()
+        self._pattern: re.Pattern[str] | None = None
+        self.learn(secrets)
+
+    def learn(self, secrets: Iterable[str]) -> None:
+        """Hide these too from now on, such as a key that was rotated; what was known stays hidden."""
+        self._known |= {secret for secret in secrets if len(secret) >= MIN_LENGTH}
         # Twice: a text that has it escaped may itself be written as JSON.
-        forms = {again for secret in known for form in _forms(secret) for again in _forms(form)}
+        forms = {again for secret in self._known for form in _forms(secret) for again in _forms(form)}
         # In any case: what libraries say is told in lower case here and there.
         longest_first = sorted(forms, key=len, reverse=True)
         self._pattern = re.compile("|".join(map(re.escape, longest_first)), re.IGNORECASE) if forms else None

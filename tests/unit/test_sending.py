@@ -3,6 +3,7 @@
 import asyncio
 import io
 import random
+from collections import Counter
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
@@ -20,18 +21,19 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from agent.core.backoff import Backoff
 from agent.core.ledger import Account, Ledger
-from agent.core.status import StatusBoard
+from agent.core.status import State, StatusBoard
 from agent.exporters.debug import DebugConfig, DebugExporter
 from agent.exporters.otlp_http.answer import interpret, retry_after
-from agent.exporters.sending.batcher import Batcher
+from agent.exporters.sending.batcher import AGE_GRAIN_NS, Batcher
 from agent.exporters.sending.config import BatchConfig, QueueConfig, RetryConfig
 from agent.exporters.sending.delivery import RETRIES_EXHAUSTED
 from agent.exporters.sending.outcome import Delivered, Drop, Outcome, Refused, Retry
-from agent.exporters.sending.sealed import IDENTITY, Coding, Sealed
+from agent.exporters.sending.sealed import IDENTITY, Coding, Sealed, seal
 from agent.exporters.sending.sender import INTERNAL_ERROR, QUEUE_OVERFLOW, SHUTDOWN, Sender
 from agent.otlp.batch import Batch, Kind
 from agent.otlp.resource import Resource
 from agent.telemetry.events import Telemetry
+from tests.support import SECOND
 
 RESOURCE = Resource({"service.name": "shop"})
 NOW = datetime(2026, 4, 23, 10, 0, 0, tzinfo=UTC)
@@ -55,6 +57,27 @@ def test_batches_keep_their_limits_their_order_and_every_item(
         assert pending.size <= max_bytes or len(items) == 1
     sent = [len(Span.FromString(item).name) for pending in closed for _, part in pending.parts for item in part]
     assert sent == [size for sizes in inputs for size in sizes]
+
+
+@given(st.lists(st.tuples(st.integers(1, 20), st.integers(0, 2 * SECOND)), max_size=10), st.integers(1, 12))
+def test_every_item_travels_with_the_age_of_its_signal(inputs: list[tuple[int, int]], max_items: int) -> None:
+    batcher = Batcher(max_items=max_items, max_bytes=1 << 20)
+    closed, expected = [], Counter[int]()
+    for number, (count, since_ns) in enumerate(inputs):
+        told = Batch(Kind.TRACES, RESOURCE, [b"x"] * count, count, since_ns)
+        closed += batcher.add(told, number + 1)
+        if since_ns:
+            expected[since_ns // AGE_GRAIN_NS * AGE_GRAIN_NS] += count
+    closed.append(batcher.flush())
+    sealed = [seal(pending, IDENTITY) for pending in closed]
+    told_ages = Counter[int]()
+    for batch_of_one in sealed:
+        told_ages.update(dict(batch_of_one.ages))
+        assert sum(count for _, count in batch_of_one.ages) <= batch_of_one.count
+        assert (batch_of_one.begun_ns > 0) is (batch_of_one.count > 0)
+    assert told_ages == +expected
+    begun = [batch_of_one.begun_ns for batch_of_one in sealed if batch_of_one.count]
+    assert begun == sorted(begun)
 
 
 def test_data_points_are_counted_not_metrics() -> None:
@@ -400,3 +423,26 @@ async def test_a_cancellation_that_a_library_mistakes_for_its_own_timeout_is_not
     await sending.script.called.wait()
     await sending.sender.stop(0.01)
     assert sending.books() == (1, 0, {}, {SHUTDOWN: 1}, 0)
+
+
+async def test_a_queue_tells_how_old_and_how_full_it_is(executor: ThreadPoolExecutor) -> None:
+    sending = Sending(Script(lambda _: Retry("http_503", "busy")), executor, queue_size=1000, num_consumers=1)
+    prefix = "stem_agent.exporter.queue."
+    gauges = {name.removeprefix(prefix): read for (name, _), read in sending.telemetry.gauges.items()}
+    assert (gauges["size"](), gauges["capacity"](), gauges["oldest_age"]()) == (0, 1000, 0)
+    await sending.sender.start()
+    sending.sender.consume(batch(100))
+    await sending.script.called.wait()
+    assert gauges["size"]() == 0, "what is under way waits no more"
+    assert 0 < gauges["oldest_age"]() < 20
+    (component,) = sending.status
+    for _ in range(9):
+        sending.sender.consume(batch(100))
+    assert component.parts["traces"].state is State.RECOVERING
+    assert component.parts["traces.queue"].state is State.DEGRADED
+    assert gauges["size"]() > 800
+    sending.script.answer = lambda _: Delivered()
+    await sending.sender.stop(5)
+    assert component.parts["traces"].state is State.OK
+    assert component.parts["traces.queue"].state is State.OK
+    assert gauges["oldest_age"]() == 0

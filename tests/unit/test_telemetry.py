@@ -164,6 +164,12 @@ def test_short_values_are_no_secrets_to_the_mask() -> None:
     assert Masker(["redis", ""])("connecting to redis") == "connecting to redis"
 
 
+def test_a_key_that_is_learnt_later_is_hidden_beside_the_first() -> None:
+    mask = Masker(["first-key"])
+    mask.learn(["second-key"])
+    assert mask("first-key or second-key") == "*** or ***"
+
+
 def test_a_console_line_is_a_phrase_and_quoted_fields(stream: io.StringIO) -> None:
     logs.configure("INFO", "console", stream)
     Telemetry(lambda: 0).emit(Broke("disk", "two words\nand a line"))

@@ -7,8 +7,8 @@ from agent.otlp.batch import Batch
 from agent.otlp.request import ITEM_OVERHEAD
 from agent.otlp.resource import Resource
 
-AGE_GRAIN_NS = 20_000_000
-"""Ages closer than 20 ms are told as one, as the older: so that a batch has few of them."""
+AGE_GRAIN_NS = 10_000_000
+"""Ages are told to the 10 ms, and rather as older: so that a batch has few of them, however mixed its signals are."""
 
 Ages = tuple[tuple[int, int], ...]
 """When something happened (Unix nanoseconds), and how many items tell of it."""
@@ -16,23 +16,22 @@ Ages = tuple[tuple[int, int], ...]
 
 @dataclass(slots=True)
 class Pending:
-    """Items that will travel in one request, grouped by resource; `begun_ns` is when the first of them came."""
+    """Items that will travel in one request, grouped by resource; `begun_ns` is when the first of them came.
+
+    `ages` counts items by when the signals behind them happened, in units of `AGE_GRAIN_NS`.
+    """
 
     parts: list[tuple[Resource, list[bytes]]] = field(default_factory=list)
     count: int = 0
     size: int = 0
     begun_ns: int = 0
-    ages: list[tuple[int, int]] = field(default_factory=list)
+    ages: dict[int, int] = field(default_factory=dict)
 
     def age(self, since_ns: int, count: int) -> None:
         """Note how old the signals behind `count` items are; 0 is unknown."""
-        if not (since_ns and count):
-            return
-        last_ns, items = self.ages[-1] if self.ages else (0, 0)
-        if abs(since_ns - last_ns) < AGE_GRAIN_NS:
-            self.ages[-1] = (min(since_ns, last_ns), items + count)
-        else:
-            self.ages.append((since_ns, count))
+        if since_ns and count:
+            grain = since_ns // AGE_GRAIN_NS
+            self.ages[grain] = self.ages.get(grain, 0) + count
 
     def add(self, resource: Resource, item: bytes) -> None:
         """Append one item."""

@@ -3,6 +3,7 @@
 from collections.abc import Awaitable, Callable
 
 from agent.core.clock import NANOSECONDS, Clock
+from agent.core.errors import fault
 from agent.core.histogram import Histogram
 from agent.core.status import Reporter, State
 from agent.exporters.sending.outcome import Delivered, Outcome, Retry
@@ -45,7 +46,7 @@ class Watch:
         try:
             outcome = await self._transport(sealed)
         except Exception as error:
-            self._delivery.failed(f"internal error: {type(error).__name__}: {error}")
+            self._delivery.failed(f"a fault of the agent: {fault(error)}")
             raise
         self._answered_ns = now_ns = self._clock()
         self._duration.observe((now_ns - began_ns) / NANOSECONDS)

@@ -87,8 +87,10 @@ class HealthExtension:
     def _beat(self) -> None:
         loop = asyncio.get_running_loop()
         self._watchdog.beat(loop.time())
+        self._beating = loop.call_later(
+            BEAT_SECONDS, self._beat
+        )  # first: a probe that fails must not look like a stall
         self._board.refresh()
-        self._beating = loop.call_later(BEAT_SECONDS, self._beat)
 
     async def _livez(self, _: "web.Request") -> "web.StreamResponse":
         still = self._watchdog.still(asyncio.get_running_loop().time())
