@@ -132,7 +132,12 @@ PROCESSORS: dict[str, ComponentType[BuildProcessor]] = {
 EXPORTERS: dict[str, ComponentType[BuildExporter]] = {
     "otlp_http": ComponentType(OtlpHttpConfig, _otlp_http),
     "otlp_grpc": ComponentType(OtlpGrpcConfig, _otlp_grpc),
-    "debug": ComponentType(DebugConfig, lambda identity, config, host: DebugExporter(identity, config, host.ledger)),
+    "debug": ComponentType(
+        DebugConfig,
+        lambda identity, config, host: DebugExporter(
+            identity, config, host.ledger, host.status.of("exporters", identity)
+        ),
+    ),
 }
 
 

@@ -11,6 +11,7 @@ from pydantic import Field
 
 from agent.core.component import Passive
 from agent.core.ledger import Ledger
+from agent.core.status import Reports
 from agent.otlp.batch import Batch, Kind
 from agent.settings.model import Config
 
@@ -28,10 +29,13 @@ class DebugConfig(Config):
 class DebugExporter(Passive):
     """Writes each batch at once; everything it was given counts as delivered."""
 
-    def __init__(self, identity: str, config: DebugConfig, ledger: Ledger, stream: TextIO | None = None) -> None:
+    def __init__(
+        self, identity: str, config: DebugConfig, ledger: Ledger, reports: Reports, stream: TextIO | None = None
+    ) -> None:
         self._id = identity
         self._config = config
         self._ledger = ledger
+        self._output = reports.part("output")
         self._stream = stream
 
     def consume(self, batch: Batch) -> None:
@@ -44,10 +48,13 @@ class DebugExporter(Passive):
             if self._config.verbosity != "basic":
                 stream.writelines(f"  {line}\n" for line in self._lines(batch))
             stream.flush()
-        except (OSError, ValueError):  # the disk is full, the reader is gone, the encoding is too narrow
+        except (OSError, ValueError) as error:  # the disk is full, the reader is gone, the encoding is too narrow
             account.dropped["output_failed"] += batch.count
+            reason = getattr(error, "strerror", None) or type(error).__name__
+            self._output.failed(f"failed to write: {reason.lower()}")
         else:
             account.delivered += batch.count
+            self._output.ok()
 
     def _lines(self, batch: Batch) -> Iterator[str]:
         parse, summarise = _FORMATS[batch.kind]

@@ -388,8 +388,11 @@ def test_a_debug_exporter_that_cannot_write_drops_and_raises_nothing() -> None:
         def write(self, _: str) -> int:
             raise OSError(28, "No space left on device")
 
-    ledger = Ledger()
-    DebugExporter("debug", DebugConfig(), ledger, Full()).consume(batch(1, 2))
+    ledger, status = Ledger(), StatusBoard(lambda: 0)
+    DebugExporter("debug", DebugConfig(), ledger, status.of("exporters", "debug"), Full()).consume(batch(1, 2))
+    status.started("exporters", "debug")
+    (component,) = status
+    assert (component.state, component.reason) == (State.FAILED, "failed to write: no space left on device")
     account = ledger.account("debug", "traces")
     assert (account.delivered, dict(account.dropped), account.held) == (0, {"output_failed": 2}, 0)
 
@@ -397,7 +400,8 @@ def test_a_debug_exporter_that_cannot_write_drops_and_raises_nothing() -> None:
 @pytest.mark.parametrize(("verbosity", "lines"), [("basic", 1), ("normal", 3)])
 def test_the_debug_exporter_shows_what_passes(verbosity: Any, lines: int) -> None:
     stream, ledger = io.StringIO(), Ledger()
-    DebugExporter("debug", DebugConfig(verbosity=verbosity), ledger, stream).consume(batch(1, 2))
+    reports = StatusBoard(lambda: 0).of("exporters", "debug")
+    DebugExporter("debug", DebugConfig(verbosity=verbosity), ledger, reports, stream).consume(batch(1, 2))
     assert stream.getvalue().splitlines()[0] == "debug: 2 spans"
     assert len(stream.getvalue().splitlines()) == lines
     assert ledger.account("debug", "traces").delivered == 2

@@ -4,9 +4,12 @@ import io
 import json
 import logging
 import pkgutil
+import re
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
+from pathlib import Path
 from typing import ClassVar
 from urllib.parse import quote
 
@@ -18,7 +21,7 @@ from agent.core.masking import Masker
 from agent.exporters.sending.sender import ItemsDropped
 from agent.telemetry import logs
 from agent.telemetry.events import LINE_INTERVAL_NS, Event, Telemetry
-from agent.telemetry.self_metrics import COUNTERS
+from agent.telemetry.self_metrics import COUNTERS, GAUGES, HISTOGRAMS
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,6 +185,15 @@ def import_everything() -> None:
     for module in pkgutil.walk_packages(agent.__path__, "agent."):
         if not module.name.endswith("__main__"):
             import_module(module.name)
+
+
+def test_every_name_of_a_metric_in_the_code_is_declared_and_none_is_left_over() -> None:
+    source = "".join(path.read_text(encoding="utf-8") for path in Path(agent.__path__[0]).rglob("*.py"))
+    named = Counter(re.findall(r'"(stem_agent\.[a-z_.]+[a-z])"', source))
+    ours = ("stem_agent.process.", "stem_agent.items.")  # declared where they are read
+    declared = {*COUNTERS, *GAUGES, *HISTOGRAMS}
+    assert {name for name in named if not name.startswith(ours)} == declared
+    assert {name for name in declared if named[name] < 2} == set(), "declared, but measured nowhere"
 
 
 def test_every_counter_of_an_event_is_declared_as_an_instrument() -> None:

@@ -87,9 +87,8 @@ class HealthExtension:
     def _beat(self) -> None:
         loop = asyncio.get_running_loop()
         self._watchdog.beat(loop.time())
-        self._beating = loop.call_later(
-            BEAT_SECONDS, self._beat
-        )  # first: a probe that fails must not look like a stall
+        # First, because a probe that fails must not look like a loop that stands still.
+        self._beating = loop.call_later(BEAT_SECONDS, self._beat)
         self._board.refresh()
 
     async def _livez(self, _: "web.Request") -> "web.StreamResponse":
