@@ -20,27 +20,13 @@ from google.protobuf.duration_pb2 import Duration
 from google.rpc.error_details_pb2 import RetryInfo
 from google.rpc.status_pb2 import Status
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceResponse
-from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
-from agent.core.clock import SteadyClock
-from agent.core.ledger import Account, Ledger
-from agent.core.status import StatusBoard
-from agent.otlp.batch import Batch, Kind
-from agent.otlp.resource import Resource
-from agent.registry import EXPORTERS, Host
-from agent.settings.document import read
-from agent.settings.validate import validate
-from agent.telemetry.events import Telemetry
 from tests.backends import BACKENDS, Grpc, Http, Never, Tls, backend_of, grpc_bomb, http2_status
 from tests.conftest import until
+from tests.sending import GRPC, HTTP, INITIAL, MAXIMUM, Sending, sending
 from tests.tcp import Speak, serving
 
-HTTP, GRPC = "otlp_http", "otlp_grpc"
 ITEMS = 4
-RESOURCE = Resource({"service.name": "shop"})
-CLOCK = SteadyClock()
-# Long enough that nothing is tried again by itself while a test looks, and that a server's wish fits into the maximum.
-INITIAL, MAXIMUM = 60.0, 3600.0
 BACK_OFF = (0.0, INITIAL)
 
 
@@ -245,54 +231,6 @@ CASES = [
 
 
 # --- the stage --------------------------------------------------------------------------------------------------------
-
-
-class Sending:
-    """An exporter of either transport, with its books."""
-
-    def __init__(self, transport: str, port: int, options: dict[str, Any], *, host: str = "127.0.0.1") -> None:
-        scheme = "https" if options.get("tls") else "http"
-        values = {
-            "endpoint": f"{scheme}://{host}:{port}",
-            "timeout": "5s",
-            "retry_on_failure": {"initial_interval": f"{INITIAL:g}s", "max_interval": f"{MAXIMUM:g}s"},
-            "sending_queue": {"batch": {"flush_timeout": "1ms"}},
-            **options,
-        }
-        document = read("", "matrix.yaml", {})
-        config: Any = validate(EXPORTERS[transport].config, values, ("exporters", transport), document, {})
-        assert document.problems == []
-        self.telemetry = Telemetry()
-        self.ledger = Ledger()
-        self.exporter = EXPORTERS[transport].build(
-            transport, config, Host(self.telemetry, self.ledger, CLOCK, RESOURCE, StatusBoard(CLOCK))
-        )
-        self.account: Account = self.ledger.account(transport, "traces")
-
-    def consume(self, *sizes: int) -> None:
-        spans = [Span(name=chr(ord("a") + index) * size) for index, size in enumerate(sizes)]
-        self.exporter.consume(Batch(Kind.TRACES, RESOURCE, [span.SerializeToString() for span in spans], len(spans)))
-
-    async def settled(self) -> None:
-        """Wait until the first attempt has come to something."""
-        account, counted = self.account, self.telemetry.counted
-        await until(lambda: not account.held or bool(counted("stem_agent.exporter.retries")))
-
-    @property
-    def books(self) -> tuple[int, int, dict[str, int], int]:
-        account = self.account
-        assert account.accepted == account.delivered + account.lost + account.held
-        return account.delivered, account.rejected.total(), dict(account.dropped), account.held
-
-
-@contextlib.asynccontextmanager
-async def sending(*arguments: Any, **named: Any) -> AsyncIterator[Sending]:
-    stage = Sending(*arguments, **named)
-    await stage.exporter.start()
-    try:
-        yield stage
-    finally:
-        await stage.exporter.stop(0)
 
 
 @contextlib.asynccontextmanager

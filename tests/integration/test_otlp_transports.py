@@ -13,12 +13,13 @@ import trustme
 from agent.core.errors import StartupError
 from agent.exporters.otlp.exporter import USER_AGENT
 from agent.otlp.batch import Batch, Kind
-from tests.backends import Gate, Never, Tls, backend_of, replace, write_tls
+from tests.backends import Gate, Grpc, Http, Never, Tls, backend_of, replace, write_tls
 from tests.conftest import until
-from tests.integration.test_fault_matrix import GRPC, HTTP, RESOURCE, Sending, sending, status
+from tests.sending import GRPC, HTTP, RESOURCE, Sending, sending
 from tests.tcp import Speak, passing_on, serving
 
 BOTH = pytest.mark.parametrize("transport", [HTTP, GRPC])
+REFUSALS = {HTTP: Http(401), GRPC: Grpc("UNAUTHENTICATED")}
 SOON = "1ms"  # in place of intervals that tests would have to wait for
 
 
@@ -66,7 +67,7 @@ async def test_a_key_that_is_rotated_while_the_backend_refuses_the_old_one_costs
         "retry_on_failure": {"initial_interval": "5ms", "max_interval": "10ms"},
     }
     async with backend_of(transport) as backend, sending(transport, backend.port, options) as stage:
-        backend.replies, backend.stays = [status(401, "UNAUTHENTICATED").of(transport)], True
+        backend.replies, backend.stays = [REFUSALS[transport]], True
         stage.consume(1)
         await until(lambda: len(backend.requests) > 2)
         replace(key, b"new")
@@ -300,6 +301,18 @@ async def test_a_grpc_channel_is_made_anew_for_every_attempt_to_connect_and_none
         assert len(links) <= 1
         async with backend_of(GRPC, port=unused_tcp_port):
             await delivered(stage, 1)
+
+
+async def test_a_call_whose_channel_is_closed_is_tried_again() -> None:
+    async with backend_of(GRPC) as backend, sending(GRPC, backend.port, {}) as stage:
+        backend.replies = [Never()]
+        stage.consume(1)
+        await until(lambda: bool(backend.requests))
+        (link,) = stage.exporter._transport._links.values()  # type: ignore[attr-defined]
+        await link.channel.close()
+        await stage.settled()
+        assert stage.telemetry.counted("stem_agent.exporter.retries", reason="grpc_cancelled") == 1
+        assert stage.books == (0, 0, {}, 1)
 
 
 def counting(speak: Speak, counts: list[int]) -> Speak:

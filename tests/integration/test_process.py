@@ -244,6 +244,23 @@ async def test_a_good_file_is_valid(start: Start, write: Write, yaml: str) -> No
     assert (await agent.process.stdout.read()).decode().endswith("agent.yaml: ok\n")
 
 
+@pytest.mark.parametrize(
+    ("options", "told"),
+    [
+        ("headers: {api-key: {file: /nowhere/key}}", "error: failed to read /nowhere/key: no such file or directory"),
+        ("logs_endpoint: 'https://h'\n    tls: {ca_file: /nowhere/ca}", "error: failed to load tls files /nowhere/ca"),
+    ],
+)
+@pytest.mark.parametrize("exporter", ["otlp_http", "otlp_grpc"])
+async def test_a_file_that_cannot_be_read_is_not_valid(
+    start: Start, write: Write, yaml: str, exporter: str, options: str, told: str
+) -> None:
+    text = yaml.replace("otlp_http", exporter).replace("    timeout: 2s\n", f"    timeout: 2s\n    {options}\n")
+    agent = await start("validate", "--config", str(write(text)))
+    assert await agent.end() == 78
+    assert told in agent.output
+
+
 async def test_an_unknown_self_metrics_exporter_is_an_error(start: Start, write: Write, yaml: str) -> None:
     agent = await start("validate", "-c", str(write(yaml.replace("exporter: none", "exporter: nope"))))
     assert await agent.end() == 78

@@ -24,8 +24,8 @@ from agent.telemetry.self_metrics import SelfMetrics
 from tests.backends import Request, Tls, backend_of, replace, write_tls
 from tests.conftest import until
 from tests.integration.conftest import Start
-from tests.integration.test_fault_matrix import GRPC, HTTP
 from tests.integration.test_whole_path import publish
+from tests.sending import GRPC, HTTP
 from tests.support import Story
 
 BOTH = pytest.mark.parametrize("transport", [HTTP, GRPC])

@@ -72,8 +72,9 @@ def test_without_a_grace_a_refusal_drops_at_once_as_the_specification_says() -> 
 
 def test_a_refusal_is_held_until_the_grace_ends_and_tried_once_more_then() -> None:
     course = delivery(Grace(10.0), initial_interval=8.0)
-    assert course.decide(REFUSED, 100.0) == Again(8.0, "http_401", REFUSED.detail)
-    assert course.decide(REFUSED, 108.0) == Again(2.0, "http_401", REFUSED.detail)
+    told = f"{REFUSED.detail}; held for another {{}} s at most (auth_grace)"
+    assert course.decide(REFUSED, 100.0) == Again(8.0, "http_401", told.format(10))
+    assert course.decide(REFUSED, 108.0) == Again(2.0, "http_401", told.format(2))
     assert course.decide(REFUSED, 110.0) == Drop("http_401", f"{REFUSED.detail}; held for auth_grace of 10 s")
 
 

@@ -54,7 +54,7 @@ class SignalOptions(Config):
     tls: SignalTls = Field(default_factory=SignalTls, description="files")
 
 
-def _parse_proxy(value: Any) -> Any:
+def _checked_proxy(value: Any) -> Any:
     if not isinstance(value, Secret):
         return value
     wanted = expected("a URL such as http://proxy.example.com:3128 or http://user:password@proxy.example.com:3128")
@@ -100,7 +100,7 @@ class OtlpConfig(Config):
         10.0, gt=0, description="for one request, answer included; a bare number in a variable is in milliseconds"
     )
     tls: OtlpTls = Field(default_factory=OtlpTls, description="TLS")
-    proxy_url: Annotated[Secret | None, AfterValidator(_parse_proxy)] = Field(
+    proxy_url: Annotated[Secret | None, AfterValidator(_checked_proxy)] = Field(
         None, description="HTTP proxy to go through, `http://[user:password@]host:port`; the environment's are not used"
     )
     traces: SignalOptions = Field(default_factory=SignalOptions, description="for traces")

@@ -111,9 +111,10 @@ class GrpcTransport:
         if not (way := self._ways.get(kind)):
             return "closed", Retry("closed", "the exporter is not started")
         now = asyncio.get_running_loop().time()
-        link = await self._link(way, now)
-        link.calls += 1
+        link, replaced = self._take(way, now)
         try:
+            if replaced and not replaced.calls:
+                await replaced.channel.close()
             answer = await link.method(kind)(
                 sealed.body,
                 timeout=way.route.timeout,
@@ -125,7 +126,7 @@ class GrpcTransport:
             )
             return "ok", accepted(kind, answer)
         except grpc.aio.AioRpcError as error:
-            return await self._failed(way, link, error)
+            return self._failed(way, link, error)
         except asyncio.CancelledError:
             task = asyncio.current_task()
             if task is None or task.cancelling():
@@ -137,40 +138,41 @@ class GrpcTransport:
             if link.retired and not link.calls:
                 await link.channel.close()
 
-    async def _failed(self, way: _Way, link: _Link, error: grpc.aio.AioRpcError) -> tuple[str, Outcome]:
+    def _failed(self, way: _Way, link: _Link, error: grpc.aio.AioRpcError) -> tuple[str, Outcome]:
         code, details, endpoint = error.code().name.lower(), error.details() or "", way.route.endpoint
         trailers = error.trailing_metadata() or ()
         status = next((value for key, value in trailers if key == _STATUS_DETAILS), b"")
         outcome = interpret(code, details, status if isinstance(status, bytes) else b"")
         if error.code() is grpc.StatusCode.DEADLINE_EXCEEDED and plain(details) == _OUR_DEADLINE:
             # The connection may be dead without anybody having said so.
-            await self._retire(way, link)
+            self._retire(way, link)
             return "timeout", Retry("timeout", f"no answer within {way.route.timeout:g} s from {endpoint}")
         if link.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
-            await self._retire(way, link)
+            self._retire(way, link)
             if isinstance(outcome, Retry):
                 outcome = Retry("connection", f"{outcome.detail.removeprefix(f'grpc {code}: ')} ({endpoint})")
                 code = "connection"
         return code, outcome
 
-    async def _link(self, way: _Way, now: float) -> _Link:
-        """Return the channel for a request: the one there is, unless the files of its TLS changed."""
-        current = way.tls.get(now) if way.tls else None
-        known = self._links.get(way.address)
-        if known and known.credentials is current:
-            return known
-        link = self._links[way.address] = self._connect(way, current)
-        if known:
-            await self._retire(way, known)
-        return link
+    def _take(self, way: _Way, now: float) -> tuple[_Link, _Link | None]:
+        """Return the channel for a call, which is counted at once, and the one that it replaces.
 
-    async def _retire(self, way: _Way, link: _Link) -> None:
-        """Let the next request connect anew; calls under way on the channel go on, and the last of them closes it."""
+        It is the channel there is, unless the files of its TLS changed.
+        """
+        current = way.tls.get(now) if way.tls else None
+        link, replaced = self._links.get(way.address), None
+        if link is None or link.credentials is not current:
+            if replaced := link:
+                self._retire(way, replaced)
+            link = self._links[way.address] = self._connect(way, current)
+        link.calls += 1
+        return link, replaced
+
+    def _retire(self, way: _Way, link: _Link) -> None:
+        """Let the next call connect anew; those under way on the channel go on, and the last of them closes it."""
         link.retired = True
         if self._links.get(way.address) is link:
             del self._links[way.address]
-        if not link.calls:
-            await link.channel.close()
 
     def _connect(self, way: _Way, current: grpc.ChannelCredentials | None) -> _Link:
         options: list[tuple[str, str | int]] = list(_OPTIONS)

@@ -81,8 +81,9 @@ class Delivery:
             if not left:
                 held = f"; held for auth_grace of {self._grace.seconds:g} s" if self._grace.seconds else ""
                 return Drop(outcome.reason, outcome.detail + held)
+            told = Refused(outcome.reason, f"{outcome.detail}; held for another {left:.0f} s at most (auth_grace)")
             # The last attempt is made when the grace ends, not a back-off earlier.
-            return self._again(outcome, min(self._backoff.next(), left), now, stopping=stopping)
+            return self._again(told, min(self._backoff.next(), left), now, stopping=stopping)
         return outcome
 
     def _again(self, outcome: Retry | Refused, delay: float, now: float, *, stopping: bool) -> Again | Drop:
