@@ -14,6 +14,7 @@ apart by its process (`boot`) and its start. Its life here:
 | settled | complete, ending, asked, suspect, abandoned | | spans, end logs, counters; a tombstone for `settled_ttl` |
 | late | settled | any fact, while the tombstone stays | counted in `stem_agent.signals.late`, else ignored |
 | evicted | open | too many (`max_tasks`), too old (`task_ttl`), the agent stops | dropped and counted, never exported |
+| kept | open, ending, asked, suspect, abandoned | the agent stops with a `storage` | the next process goes on |
 
 Every merge rule is independent of the order of arrival, so that within `settle` any permutation, repetition or loss of
 an attempt's facts gives the same spans, or the same marked `stem.incomplete`; never a wrong one. What was heard is
@@ -24,7 +25,7 @@ believed before what was read.
 | `correlator` | hands each fact to who is concerned, and the time to everybody |
 | `tasks` | the state machine above: signals and time |
 | `attempts` | the table: finding, due times, tombstones, memory of retries |
-| `attempt` | one attempt's facts and the rules that merge them |
+| `attempt`, `deliveries` | one attempt's facts and the rules that merge them; whose delivery a fact is about |
 | `publishes` | what was published, and not begun yet |
 | `repair`, `mender` | what a record proves; whose are asked for, and what becomes of the answers |
 | `process` | who speaks, who is silent, who took whose place |
@@ -34,6 +35,7 @@ believed before what was read.
 | `settlement`, `settler` | what was heard of an attempt, turned into what is told; closing it |
 | `keep` | which attempts become spans |
 | `recorder` | tells: `spans`, `logs`, `metrics`, with `ids` derived, `labels` encoded once, texts within `limits` |
+| `state`, `shift` | everything above as bytes, from one process to the next; its times by another clock |
 | `counters` | what is worth telling about correlation itself |
 | `connector`, `config` | the shell: pipelines, timers, options |
 | `results`, `results_config` | the shell that reads result records, paced, and its options |

@@ -2,13 +2,14 @@
 
 from collections.abc import Iterator
 from enum import StrEnum
+from sys import intern
 from typing import NamedTuple
 
 from msgspec import Struct
 
 from agent.core.clock import NANOSECONDS
 from agent.correlate import ids
-from agent.correlate.origin import Origin
+from agent.correlate.origin import Kin, Origin, shared
 from agent.correlate.process import Process
 from agent.stem.catalogue import SignalName, TaskState
 
@@ -174,6 +175,14 @@ class Attempt(Struct, gc=False, array_like=True):
     def namespace(self) -> str:
         """The worker namespace."""
         return self.process.namespace
+
+    def share(self, kins: dict[Kin, Kin]) -> None:
+        """Hold in common with others, once it was read back, what they had in common when it was written."""
+        self.task, self.queue, self.worker = intern(self.task), intern(self.queue), intern(self.worker)
+        if self.origin:
+            self.origin = shared(self.origin, kins)
+        if self.before == PUBLISHED:
+            self.before = PUBLISHED
 
     def ends(self, kind: EndKind, ending: Ending) -> None:
         """Merge an ending; of two reports of the same kind the earlier one holds."""

@@ -2,16 +2,15 @@
 
 from collections import deque
 from collections.abc import Iterator
-from sys import intern
 from typing import Any
 
 from msgspec import Struct
 
 from agent.core.clock import NANOSECONDS
 from agent.correlate import ids
-from agent.correlate.attempt import PUBLISHED, TOLD, Attempt, Before, Mark, chain
+from agent.correlate.attempt import TOLD, Attempt, Before, Mark, chain
 from agent.correlate.deliveries import another_delivery, further_delivery
-from agent.correlate.origin import Kin, Origin, shared
+from agent.correlate.origin import Origin
 from agent.correlate.process import Process
 from agent.correlate.shift import Shift
 
@@ -307,13 +306,8 @@ class AttemptTable:
         attempts = list(self)
         self._count = len(attempts)
         oldest_ns = min(now_ns, now_ns - self._task_ttl_ns + RECORDS_FIRST_NS)
-        kins: dict[Kin, Kin] = {}
         for attempt in attempts:
             attempt.opened_ns = max(shift(attempt.opened_ns), oldest_ns) if shift.away else attempt.opened_ns
-            attempt.task, attempt.queue = intern(attempt.task), intern(attempt.queue)
-            attempt.worker = intern(attempt.worker)
-            attempt.origin = shared(attempt.origin, kins) if attempt.origin else None
-            attempt.before = PUBLISHED if attempt.before == PUBLISHED else attempt.before
         lines = ((self._due, state.due), (self._soon, state.soon), (self._deferred, state.deferred))
         for line, kept in lines:
             line.extend((shift(time_ns), attempts[place]) for time_ns, place in kept)

@@ -5,11 +5,12 @@ that is reached from `State` needs another `VERSION` (a test holds the shapes ag
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
 from agent.core import kept
+from agent.correlate.attempt import Attempt, chain
 from agent.correlate.process import Process, ProcessesState, ProcessState
 from agent.correlate.recorder import RecorderState
 from agent.correlate.shift import Shift, shift_between
@@ -17,13 +18,27 @@ from agent.correlate.tasks import TasksState
 from agent.correlate.workers import WorkersState
 from agent.correlate.workflows import WorkflowsState
 
+if TYPE_CHECKING:
+    from agent.correlate.origin import Kin
+
 VERSION = 1
 
 
-class State(Struct, array_like=True):
-    """What is kept. Wherever a `Process` stands there is a number instead: its place in the `roll`, which comes last.
+CHUNK = 1000
+"""Tasks read at once: each attempt comes with copies of what it shares with others, which are then let go."""
 
-    `leaving` are the workers that said goodbye, and when what they hold open is concluded.
+
+class Chunk(Struct, array_like=True):
+    """Some of the open attempts: the first ones of their tasks."""
+
+    heads: list[Attempt]
+
+
+class State(Struct, array_like=True):
+    """What is kept, but for the open attempts, which stand before it.
+
+    Wherever a `Process` stands there is a number instead: its place in the `roll`, which comes last. `leaving` are the
+    workers that said goodbye, and when what they hold open is concluded.
     """
 
     taken_ns: int
@@ -46,7 +61,9 @@ def encode(state: State) -> bytes:
             state.roll.append(process.state())  # the encoder comes to the roll when all others have been met
         return places[process]
 
-    return kept.encode(state, VERSION, place)
+    heads, state.tasks.attempts.heads = state.tasks.attempts.heads, []
+    chunks = (Chunk(heads[start : start + CHUNK]) for start in range(0, len(heads), CHUNK))
+    return kept.encode((*chunks, state), VERSION, place)
 
 
 def decode(state: bytes, now_ns: int) -> tuple[State, Shift]:
@@ -55,7 +72,17 @@ def decode(state: bytes, now_ns: int) -> tuple[State, Shift]:
     Raises `KeptStateError`.
     """
     processes: list[Process] = []
-    known = kept.decode(state, State, VERSION, _processes(processes))
+    restore = _processes(processes)
+    *chunks, rest = kept.parts_of(state, VERSION)
+    heads: list[Attempt] = []
+    kins: dict[Kin, Kin] = {}
+    for chunk in chunks:
+        some = kept.decode(chunk, Chunk, restore).heads
+        for attempt in (attempt for head in some for attempt in chain(head)):
+            attempt.share(kins)
+        heads += some
+    known = kept.decode(rest, State, restore)
+    known.tasks.attempts.heads = heads
     if len(processes) > len(known.roll):
         raise kept.KeptStateError("broken", f"process {len(processes) - 1} is not among the {len(known.roll)}")
     shift = shift_between(known.taken_ns, now_ns)

@@ -86,7 +86,7 @@ class Sink:
             self._runner = None
 
     def next_sender(self) -> None:
-        """Note that the sender has ended, and another begins to count from zero."""
+        """Note that the sender has ended; the next one begins to count from zero, or goes on from where it was."""
         self._counted = (dict(self.metrics), dict(self.own_metrics))
 
     async def _receive(self, request: web.Request, kind: str) -> bytes | web.StreamResponse:
@@ -173,6 +173,8 @@ def _add(metric: Any, before: Any) -> None:
         mine = known.get(_series(point))
         if mine is None:
             points(metric).add().CopyFrom(point)
+        elif mine.start_time_unix_nano == point.start_time_unix_nano:
+            continue  # it goes on: what was counted before is in it
         elif hasattr(mine, "as_int"):
             mine.as_int += point.as_int
         else:

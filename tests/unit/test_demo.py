@@ -22,11 +22,11 @@ from agent.demo.compare import Fidelity, Verdict, compare, examine
 from agent.demo.fleet.envelopes import due_at, from_fields, lineage_of, new_envelope, to_fields, uuid7
 from agent.demo.fleet.faults import Faults, FaultyEmitter, parse_faults
 from agent.demo.screen import bar, line, screen, seconds
-from agent.demo.sink import Sink
+from agent.demo.sink import Sink, points
 from agent.demo.truth import LOST, AttemptTruth, RunTruth, SignalsTruth, TaskTruth, Truth, Via
 from agent.demo.view import Segment, Snapshot, TaskLine, Trace, View, WorkerLine, quantile
 from agent.emit import Composer, utc_now
-from tests.support import EPOCH, Heard, Story, envelope, nanoseconds
+from tests.support import EPOCH, SECOND, Heard, Story, envelope, nanoseconds
 
 json_text = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -418,7 +418,8 @@ def test_a_scheduled_task_has_a_schedule_span_in_place_of_send() -> None:
 # --- the sink ------------------------------------------------------------------------------------------------------
 
 
-async def test_what_an_earlier_agent_counted_is_added() -> None:
+@pytest.mark.parametrize(("goes_on", "total"), [(False, 2), (True, 1)])
+async def test_what_an_earlier_agent_counted_is_added_unless_the_next_one_goes_on(goes_on: bool, total: int) -> None:
     _, earlier = told()
     sink = Sink()
     await sink.start()
@@ -431,12 +432,15 @@ async def test_what_an_earlier_agent_counted_is_added() -> None:
                 for _ in range(2):  # cumulative: said twice is counted once
                     await session.post(f"{sink.url}/v1/metrics", data=request.SerializeToString())
                 sink.next_sender()
+                for metric in () if goes_on else earlier.metrics.values():
+                    for point in points(metric):
+                        point.start_time_unix_nano += SECOND
     finally:
         await sink.stop()
     for name in ("stem.tasks.succeeded", "stem.task.duration"):
-        assert sink.sums(name).total() == 2
+        assert sink.sums(name).total() == total
     (point,) = sink.metrics["stem.task.duration"].histogram.data_points
-    assert sum(point.bucket_counts) == 2
+    assert sum(point.bucket_counts) == total
 
 
 # --- what is seen --------------------------------------------------------------------------------------------------

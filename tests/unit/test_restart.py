@@ -145,6 +145,30 @@ def test_who_does_not_come_back_after_a_restart_is_lost_with_what_it_held() -> N
     assert "stem.worker.lost" in events(heard)
 
 
+def test_what_was_given_up_before_a_restart_and_ends_after_it_does_not_start_twice() -> None:
+    story = Story()
+    story.recorded.heartbeat()
+    before, after = started(story)
+    heard = Heard().hear([*story.payloads[:1], *before]).pass_time(EVERYTHING.heartbeat_timeout + 1).pass_time(61)
+    assert found(heard.span("process"))["stem.task.state"] == "lost"
+    heard.restart(1).hear(after)
+    assert events(heard).count("stem.task.started") == 1
+    assert heard.counts()["stem.tasks.started"] == heard.counts()["stem.tasks.succeeded"] == 1
+
+
+@pytest.mark.parametrize("ticked", [True, False])
+def test_what_a_worker_left_open_when_it_said_goodbye_is_concluded_after_a_restart(ticked: bool) -> None:
+    story = Story()
+    before, _ = started(story)
+    story.payloads.clear()
+    story.recorded.worker(SignalName.WORKER_SHUTDOWN, reason="warm")
+    farewell = story.payloads
+    # Whether it is heard before the farewell, or as a straggler after it, which is noted until the next tick.
+    heard = Heard().hear([*before, *farewell] if ticked else [*farewell, *before])
+    heard.restart(0.1).pass_time(0.9).pass_time(0.9)
+    assert found(heard.span("process"))["stem.task.state"] == "lost"
+
+
 def test_what_was_known_of_workers_is_still_known() -> None:
     config = CorrelateConfig()
     whole, cut = Heard(config), Heard(config)

@@ -19,7 +19,7 @@ class State(Struct, array_like=True):
 
 def encode(state: State) -> bytes:
     """Return the bytes."""
-    return kept.encode(state, VERSION)
+    return kept.encode([state], VERSION)
 
 
 def decode(state: bytes, now_ns: int) -> tuple[State, int]:
@@ -27,5 +27,5 @@ def decode(state: bytes, now_ns: int) -> tuple[State, int]:
 
     Raises `KeptStateError`.
     """
-    known = kept.decode(state, State, VERSION)
+    known = kept.decode(kept.parts_of(state, VERSION)[0], State)
     return known, max(0, known.taken_ns - now_ns)
