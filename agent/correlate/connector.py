@@ -11,7 +11,6 @@ from typing import ClassVar
 from agent.core.backoff import Backoff
 from agent.core.clock import NANOSECONDS, Clock
 from agent.core.errors import fault
-from agent.core.kept import KeptStateError
 from agent.core.states import StateStore
 from agent.core.status import Reporter, Reports
 from agent.core.tasks import cancel
@@ -23,7 +22,7 @@ from agent.otlp.batch import Batch, Consumer, Kind
 from agent.otlp.resource import Resource
 from agent.stem.wire import Fact
 from agent.telemetry.events import Event, Telemetry
-from agent.telemetry.kept_events import StateNotKept, StateRefused
+from agent.telemetry.keeping import Keeping
 
 TICK_SECONDS = 0.25
 _STALL_NS = NANOSECONDS
@@ -33,8 +32,6 @@ _CALM_NS = 60 * NANOSECONDS
 _MAX_AGE_NS = 86_400 * NANOSECONDS
 """A signal older than a day when it is heard tells of a clock that is wrong, not of a slow pipeline."""
 _MAX_REPAIR_BACKOFF_SECONDS = 5.0
-_KEEP_SECONDS = 2.0
-"""For the storage, however little is left of the deadline: what it does not take is lost."""
 _REPAIR_SHARE = 0.2  # of the deadline of a stop: delivering the rest needs more
 _LABELS = {LATE: "event", UNATTRIBUTED: "event", EVICTED: "reason", REPAIRS: "result"}
 
@@ -114,9 +111,7 @@ class CorrelateConnector:
         store: StateStore | None = None,
     ) -> None:
         self._id = identity
-        self._store = store
-        self._key = f"connectors/{identity}"
-        self._took = False
+        self._keeping = Keeping(store, f"connectors/{identity}", identity, telemetry) if store else None
         self._state: bytes | None = None
         self._config = config
         self._outputs = outputs
@@ -156,8 +151,8 @@ class CorrelateConnector:
     async def start(self) -> None:
         """Go on from where the process before stopped, if that was kept; start the timers."""
         self._stopped = False
-        if self._store:
-            await self._restore(self._store)
+        if self._keeping:
+            await self._restore(self._keeping)
         self._tasks = [
             asyncio.create_task(self._tick(), name=f"{self._id}: tick"),
             asyncio.create_task(self._collect(), name=f"{self._id}: metrics"),
@@ -178,55 +173,45 @@ class CorrelateConnector:
                 await self._ask_once_more(self._reader, timeout * _REPAIR_SHARE)
             self._stopped = True
             self._close()
-        if self._store and self._state is not None:
-            await self._keep(self._store, self._state, max(timeout, _KEEP_SECONDS))
+        if self._keeping and self._state is not None:
+            await self._keep(self._keeping, self._state, timeout)
         if self._reader:
             await self._reader.close()
 
     def _close(self) -> None:
-        keep = self._store is not None and self._took
-        self._guarded(lambda: self._correlator.close(self._clock(), keep=keep))
+        keeping = self._keeping if self._keeping and self._keeping.began else None
+        self._guarded(lambda: self._correlator.close(self._clock(), keep=keeping is not None))
         self._guarded(self._hand_on)
         self._guarded(self._hand_on_metrics)
-        if keep:
+        if keeping:
             try:
                 self._state = self._correlator.snapshot(self._clock(), self._resource.encoded)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not keep the others from stopping
-                self._not_kept(f"{type(error).__name__}: {error}")
+                keeping.failed(f"{type(error).__name__}: {error}")
+                self._drop()
+
+    def _drop(self) -> None:
+        """Account for everything that should have been kept."""
+        self._guarded(lambda: self._correlator.close(self._clock()))
+        self._guarded(self._hand_on)
 
     # --- from one process to the next --------------------------------------------------------------------------------
 
-    async def _restore(self, store: StateStore) -> None:
-        kept = await store.take(self._key)
-        self._took = True
-        if kept is None:
-            return
-        self._correlator = self._new_correlator()
-        try:
-            restored = self._correlator.restore(kept, self._clock(), self._resource.encoded)
-        except KeptStateError as error:
-            self._correlator = self._new_correlator()
-            self._telemetry.emit(StateRefused(self._id, error.reason, str(error)))
-            return
-        away_s = round(restored.away_ns / NANOSECONDS, 3)
-        metrics = "go on" if restored.metrics else "begin anew"
-        self._telemetry.emit(AttemptsRestored(self._id, restored.attempts, away_s, metrics))
+    async def _restore(self, keeping: Keeping) -> None:
+        correlator = self._new_correlator()
+        restored = await keeping.take(lambda state: correlator.restore(state, self._clock(), self._resource.encoded))
+        if restored:
+            self._correlator = correlator
+            away_s = round(restored.away_ns / NANOSECONDS, 3)
+            metrics = "go on" if restored.metrics else "begin anew"
+            self._telemetry.emit(AttemptsRestored(self._id, restored.attempts, away_s, metrics))
 
-    async def _keep(self, store: StateStore, state: bytes, seconds: float) -> None:
-        try:
-            async with asyncio.timeout(seconds):
-                await store.put(self._key, state)
-        except TimeoutError:
-            self._not_kept(f"the storage did not take it within {seconds:g} s")
-        else:
+    async def _keep(self, keeping: Keeping, state: bytes, seconds: float) -> None:
+        if await keeping.put(state, seconds):
             self._telemetry.emit(AttemptsKept(self._id, len(self._correlator.tasks.attempts), len(state)))
+        else:
+            self._drop()
         self._state = None
-
-    def _not_kept(self, reason: str) -> None:
-        """Account for everything that should have been kept."""
-        self._telemetry.emit(StateNotKept(self._id, reason))
-        self._guarded(lambda: self._correlator.close(self._clock()))
-        self._guarded(self._hand_on)
 
     async def _repair(self, reader: ResultReader) -> None:
         backoff = Backoff(TICK_SECONDS, _MAX_REPAIR_BACKOFF_SECONDS)

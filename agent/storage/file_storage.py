@@ -119,10 +119,10 @@ class FileStorage:
 
     # --- states -------------------------------------------------------------------------------------------------------
 
-    async def put(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes) -> bool:
         """Keep a state (see `StateStore`)."""
         self._unsynced = True
-        await self._use(lambda database: database.put_state(key, value))
+        return await self._use(lambda database: database.put_state(key, value)) is not AWAY
 
     async def take(self, key: str) -> bytes | None:
         """Return a state and forget it (see `StateStore`)."""

@@ -27,18 +27,21 @@ from tests.support import envelope, found
 
 
 class MemoryStore:
-    """Keeps state in this process; `stuck` takes nothing and never says so."""
+    """Keeps state in this process; `stuck` takes nothing and never says so, `broken` says so."""
 
     def __init__(self) -> None:
         self.kept: dict[str, bytes] = {}
         self.stuck = False
+        self.broken = False
         self.asked = asyncio.Event()
 
-    async def put(self, key: str, value: bytes) -> None:
+    async def put(self, key: str, value: bytes) -> bool:
         self.asked.set()
         if self.stuck:
             await asyncio.Event().wait()
-        self.kept[key] = value
+        if not self.broken:
+            self.kept[key] = value
+        return not self.broken
 
     async def take(self, key: str) -> bytes | None:
         return self.kept.pop(key, None)
@@ -215,10 +218,17 @@ async def test_a_state_that_cannot_be_read_costs_that_state_and_not_the_agent(
 async def test_a_storage_that_hangs_does_not_hold_up_the_stop_and_what_it_should_have_kept_is_counted(
     kept: Kept, worker: AsyncSignalEmitter, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    for module in ("agent.correlate.connector", "agent.receivers.stem_signals.receiver"):
-        monkeypatch.setattr(f"{module}._KEEP_SECONDS", 0.05)
+    monkeypatch.setattr("agent.telemetry.keeping.KEEP_SECONDS", 0.05)
     kept.store.stuck = True
     async with kept.agent(within=0.05):
+        await begin(worker, kept)
+    assert kept.counted("state.not_kept") == 2
+    assert kept.counted("correlate.evicted", reason="shutdown") == 1
+
+
+async def test_what_a_storage_refuses_is_counted_as_lost(kept: Kept, worker: AsyncSignalEmitter) -> None:
+    kept.store.broken = True
+    async with kept.agent():
         await begin(worker, kept)
     assert kept.counted("state.not_kept") == 2
     assert kept.counted("correlate.evicted", reason="shutdown") == 1

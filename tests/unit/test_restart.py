@@ -422,10 +422,8 @@ def observe(tracker: SequenceTracker, *numbers: int, now: int = 0) -> list[bool]
 
 
 def next_tracker(tracker: SequenceTracker, *, taken: int = 0, now: int = 0) -> SequenceTracker:
-    written = receiver_state.encode(receiver_state.State(taken, taken, tracker.state()))
-    known, back_ns = receiver_state.decode(written, now)
     later = SequenceTracker()
-    later.restore(known.boots, back_ns)
+    assert receiver_state.restore(receiver_state.snapshot(tracker, taken, None), later, now) == min(taken, now)
     return later
 
 

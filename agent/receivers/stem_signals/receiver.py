@@ -9,7 +9,6 @@ import msgspec
 from agent.core.backoff import Backoff
 from agent.core.clock import NANOSECONDS, Clock
 from agent.core.errors import StartupError
-from agent.core.kept import KeptStateError
 from agent.core.states import StateStore
 from agent.core.status import Reports, State
 from agent.core.tasks import cancel
@@ -25,12 +24,11 @@ from agent.stem.channels import HEARTBEAT_PREFIX, emitter_of, heartbeat_channel,
 from agent.stem.lenient import DecodeError
 from agent.stem.wire import Fact, Gap, Outage, ServerClock, Shed, SignalConsumer, decode_heartbeat, decode_signal
 from agent.telemetry.events import Event, FileUnusable, Telemetry
-from agent.telemetry.kept_events import StateNotKept, StateRefused
+from agent.telemetry.keeping import Keeping
 
 CHUNK = 256
 """Messages decoded before the event loop gets its turn: about 3 ms, so the socket is never left waiting longer."""
 TICK_SECONDS = 0.25
-_KEEP_SECONDS = 2.0  # for the storage, however little is left of the deadline
 _STOP_SHARE = 0.5  # of the deadline, for what is still undecoded: delivering the rest needs the other half
 _UNKNOWN = "unknown"
 _HEARTBEAT = "heartbeat"
@@ -61,9 +59,7 @@ class StemSignalsReceiver:
         store: StateStore | None = None,
     ) -> None:
         self._id = identity
-        self._store = store
-        self._key = f"receivers/{identity}"
-        self._took = False
+        self._keeping = Keeping(store, f"receivers/{identity}", identity, telemetry) if store else None
         self._config = config
         self._consumer = consumer
         self._telemetry = telemetry
@@ -120,8 +116,9 @@ class StemSignalsReceiver:
         """
         self._loop = asyncio.get_running_loop()
         started_ns = self._clock()
-        if self._store:  # whoever goes on from before was deaf until now
-            self._outage_begins(await self._restore(self._store))
+        if self._keeping:  # whoever goes on from before was deaf until now
+            deaf_since_ns = await self._keeping.take(lambda kept: state.restore(kept, self._sequence, self._clock()))
+            self._outage_begins(deaf_since_ns or started_ns)
         backoff = Backoff(self._config.initial_backoff, self._config.max_backoff)
         try:
             self._connection = await self._subscribe()
@@ -160,40 +157,14 @@ class StemSignalsReceiver:
         if self._draining:
             self._draining.cancel()
             self._draining = None
-        if self._store is None:
+        if self._keeping is None:
             self._report(self._sequence.close())
-        elif self._took:
-            await self._keep(self._store, max(timeout, _KEEP_SECONDS))
+        elif self._keeping.began:
+            kept = state.snapshot(self._sequence, self._clock(), self._deaf_since_ns)
+            if not await self._keeping.put(kept, timeout):
+                self._report(self._sequence.close())
         if self._canary:
             await self._canary.close()
-
-    async def _restore(self, store: StateStore) -> int:
-        """Go on from where the process before stopped, if that was kept; return since when nobody listened."""
-        kept, now_ns = await store.take(self._key), self._clock()
-        self._took = True
-        if kept is None:
-            return now_ns
-        try:
-            known, back_ns = state.decode(kept, now_ns)
-        except KeptStateError as error:
-            self._telemetry.emit(StateRefused(self._id, error.reason, str(error)))
-            return now_ns
-        self._sequence.restore(known.boots, back_ns)
-        return known.deaf_since_ns - back_ns
-
-    async def _keep(self, store: StateStore, seconds: float) -> None:
-        """Leave the numbering to the next process, holes that are waited for included."""
-        now_ns = self._clock()
-        deaf_since_ns = now_ns if self._deaf_since_ns is None else self._deaf_since_ns
-        known = state.State(now_ns, deaf_since_ns, self._sequence.state())
-        try:
-            async with asyncio.timeout(seconds):
-                await store.put(self._key, state.encode(known))
-        except (TimeoutError, OverflowError) as error:
-            reason = str(error) or f"the storage did not take it within {seconds:g} s"
-            self._telemetry.emit(StateNotKept(self._id, reason))
-            self._report(self._sequence.close())
-        self._took = False
 
     async def _subscribe(self) -> Connection:
         config = self._config

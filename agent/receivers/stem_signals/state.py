@@ -3,7 +3,7 @@
 from msgspec import Struct
 
 from agent.core import kept
-from agent.receivers.stem_signals.sequence import Numbering
+from agent.receivers.stem_signals.sequence import Numbering, SequenceTracker
 
 VERSION = 1
 """Another one for every change of the structs here and of `Numbering`; a test holds their shapes against it."""
@@ -17,15 +17,18 @@ class State(Struct, array_like=True):
     boots: list[Numbering]
 
 
-def encode(state: State) -> bytes:
-    """Return the bytes."""
-    return kept.encode([state], VERSION)
+def snapshot(sequence: SequenceTracker, now_ns: int, deaf_since_ns: int | None) -> bytes:
+    """Return what is known of the numbering, for `restore`; nobody listened since `deaf_since_ns`, None: until now."""
+    deaf_ns = now_ns if deaf_since_ns is None else deaf_since_ns
+    return kept.encode([State(now_ns, deaf_ns, sequence.state())], VERSION)
 
 
-def decode(state: bytes, now_ns: int) -> tuple[State, int]:
-    """Return the state, and by how much (ns) the clock was set back since: its times are still to be moved.
+def restore(state: bytes, sequence: SequenceTracker, now_ns: int) -> int:
+    """Go on from a snapshot, and return since when nobody listened, by the clock of now. Raises `KeptStateError`.
 
-    Raises `KeptStateError`.
+    A clock that was set back since moves all times along.
     """
     known = kept.decode(kept.parts_of(state, VERSION)[0], State)
-    return known, max(0, known.taken_ns - now_ns)
+    back_ns = max(0, known.taken_ns - now_ns)
+    sequence.restore(known.boots, back_ns)
+    return known.deaf_since_ns - back_ns
