@@ -187,7 +187,7 @@ class CorrelateConnector:
             try:
                 self._state = self._correlator.snapshot(self._clock(), self._resource.encoded)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not keep the others from stopping
-                keeping.failed(f"{type(error).__name__}: {error}")
+                keeping.failed(fault(error))
                 self._drop()
 
     def _drop(self) -> None:

@@ -172,10 +172,9 @@ class Correlator:
         is forgotten altogether, and its open attempts are counted as evicted.
         """
         known, shift = decode(state, now_ns)
-        away_ns = max(0, now_ns - known.taken_ns)
-        if away_ns >= self._task_ttl_ns:
+        if shift.away_ns >= self._task_ttl_ns:
             self.counters[EVICTED, "task_ttl"] += sum(1 for head in known.tasks.attempts.heads for _ in chain(head))
-            return Restored(0, away_ns, metrics=False)
+            return Restored(0, shift.away_ns, metrics=False)
         try:
             self.tasks.restore(known.tasks, shift, now_ns)
         except IndexError as error:
@@ -188,7 +187,7 @@ class Correlator:
         if shift.away:
             self.stalled(now_ns)
             self.tasks.mender.suspect(self._processes.everybody(), now_ns)
-        return Restored(len(self.tasks.attempts), away_ns, metrics=metrics)
+        return Restored(len(self.tasks.attempts), shift.away_ns, metrics=metrics)
 
     def _publish(self, signal: Signal, _process: Process, time_ns: int, now_ns: int) -> None:
         new = self.tasks.publishes.heard(signal, time_ns, self._zone, now_ns)

@@ -120,9 +120,10 @@ class Publishes:
         return list(self._waiting.values())
 
     def restore(self, state: list[Waiting], shift: Shift) -> None:
-        """Go on from a state."""
+        """Go on from a state; nothing is forgotten for our absence before its record can be asked for."""
         self._waiting = {
-            publish.task_id: Waiting(publish, shift(heard_ns), shift(due_ns)) for publish, heard_ns, due_ns in state
+            publish.task_id: Waiting(publish, shift(heard_ns) + shift.away_ns, shift(due_ns))
+            for publish, heard_ns, due_ns in state
         }
 
     def forget(self, now_ns: int) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar, TypeVar
 
+from agent.core.errors import fault
 from agent.core.kept import KeptStateError
 from agent.core.states import StateStore
 from agent.telemetry.events import Event, Telemetry
@@ -15,12 +16,10 @@ KEEP_SECONDS = 2.0
 
 Known = TypeVar("Known")
 
-REFUSED = "stem_agent.state.refused"
-
 
 @dataclass(frozen=True, slots=True)
 class StateRefused(Event):
-    """What the process before left cannot be used: `reason` is `foreign`, `version` or `broken`."""
+    """What the process before left cannot be used: `reason` is `foreign`, `version`, `broken` or `internal_error`."""
 
     component: str
     reason: str
@@ -28,7 +27,7 @@ class StateRefused(Event):
 
     phrase: ClassVar[str] = "refused the state of the process before; beginning without it"
     level: ClassVar[int] = logging.ERROR
-    counter: ClassVar[str | None] = REFUSED
+    counter: ClassVar[str | None] = "stem_agent.state.refused"
     labels: ClassVar[tuple[str, ...]] = ("component", "reason")
 
 
@@ -68,7 +67,9 @@ class Keeping:
             return read(state)
         except KeptStateError as error:
             self._telemetry.emit(StateRefused(self._id, error.reason, str(error)))
-            return None
+        except Exception as error:  # noqa: BLE001 - a fault of ours costs the state, which is taken, not the start
+            self._telemetry.emit(StateRefused(self._id, "internal_error", fault(error)))
+        return None
 
     async def put(self, state: bytes, timeout: float) -> bool:  # noqa: ASYNC109 - the rest of a deadline
         """Leave a state to the next process; return False if that was not possible."""

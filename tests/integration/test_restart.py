@@ -215,6 +215,19 @@ async def test_a_state_that_cannot_be_read_costs_that_state_and_not_the_agent(
         await sink.until(lambda: bool(spans(sink, "task-2")))
 
 
+async def test_a_fault_of_ours_in_reading_a_state_does_not_keep_the_agent_from_starting(
+    kept: Kept, worker: AsyncSignalEmitter, sink: ObservedSink, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with kept.agent():
+        await begin(worker, kept)
+    with monkeypatch.context() as patched:
+        patched.setattr("agent.correlate.correlator.decode", lambda *_: {}["no such key"])
+        async with kept.agent():
+            assert kept.counted("state.refused", reason="internal_error") == 1
+            await end(await begin(worker, kept, "task-2"))
+            await sink.until(lambda: bool(spans(sink, "task-2")))
+
+
 async def test_a_storage_that_hangs_does_not_hold_up_the_stop_and_what_it_should_have_kept_is_counted(
     kept: Kept, worker: AsyncSignalEmitter, monkeypatch: pytest.MonkeyPatch
 ) -> None:

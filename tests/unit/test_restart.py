@@ -98,6 +98,23 @@ def test_a_publish_before_and_its_task_after_are_counted_once() -> None:
     assert events(heard).count("stem.task.published") == 1
 
 
+@pytest.mark.parametrize("away", [5, 3600])
+def test_a_task_that_was_published_before_and_lived_while_nobody_listened_is_read_from_its_record(away: int) -> None:
+    story = Story()
+    story.recorded.heartbeat()
+    story.recorded.after_publish(envelope())
+    heard = Heard(with_repair=True).hear(story.payloads).restart(away)
+    times = {"updated_at": EPOCH + timedelta(seconds=2), "completed_at": EPOCH + timedelta(seconds=2)}
+    started_at = EPOCH + timedelta(seconds=1)
+    record = TaskStatus(
+        id=TASK_ID, state=TaskState.SUCCEEDED, attempt=0, worker="worker-1", started_at=started_at, **times
+    )
+    heard.pass_time(0.25).answer(record)
+    span = heard.span("process")
+    assert "stem.incomplete" not in found(span)
+    assert (span.start_time_unix_nano, found(span)["stem.source"]) == (nanoseconds(started_at), "repair")
+
+
 def test_a_workflow_run_that_spans_a_restart_is_one_span() -> None:
     story = Story()
 
