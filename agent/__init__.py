@@ -12,7 +12,7 @@ The tree is the architecture, and imports point downward only (`import-linter` k
 | `redis_client` | redis-py for commands, with an operator's credentials and TLS |
 | `settings` | YAML with line numbers, substitution, value types |
 | `telemetry` | what the agent says about itself |
-| `core` | clock, back-off, ledger, errors, the component protocol |
+| `core` | clock, back-off, ledger, errors, states that are kept, the component protocol |
 """
 
 from importlib.metadata import PackageNotFoundError, version

@@ -9,6 +9,7 @@ Only what was written under the very same version is read: a misread state would
 costs the attempts that were open.
 """
 
+import gc
 import struct
 import zlib
 from collections.abc import Callable, Iterable
@@ -74,7 +75,13 @@ def decode(part: memoryview, shape: type[Shape], restore: Callable[[type, Any], 
 
     `restore` makes what MessagePack does not know; it may raise `ValueError`.
     """
+    # Nothing of what is made here is garbage, but looking for it among 400 000 tombstones took two thirds of the time.
+    collects = gc.isenabled()
+    gc.disable()
     try:
         return msgspec.msgpack.Decoder(shape, dec_hook=restore).decode(part)
     except (msgspec.DecodeError, ValueError, RecursionError) as error:
         raise KeptStateError("broken", f"its content does not fit: {error}") from error
+    finally:
+        if collects:
+            gc.enable()
