@@ -8,6 +8,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from agent.core.clock import SteadyClock
 from agent.core.ledger import Account, Ledger
+from agent.core.status import StatusBoard
 from agent.otlp.batch import Batch, Kind
 from agent.otlp.resource import Resource
 from agent.registry import EXPORTERS, Host
@@ -18,6 +19,7 @@ from tests.conftest import until
 
 HTTP, GRPC = "otlp_http", "otlp_grpc"
 RESOURCE = Resource({"service.name": "shop"})
+CLOCK = SteadyClock()
 # Long enough that nothing is tried again by itself while a test looks, and that a server's wish fits into the maximum.
 INITIAL, MAXIMUM = 60.0, 3600.0
 
@@ -40,7 +42,7 @@ class Sending:
         self.telemetry = Telemetry()
         self.ledger = Ledger()
         self.exporter = EXPORTERS[transport].build(
-            transport, config, Host(self.telemetry, self.ledger, SteadyClock(), RESOURCE)
+            transport, config, Host(self.telemetry, self.ledger, CLOCK, RESOURCE, StatusBoard(CLOCK))
         )
         self.account: Account = self.ledger.account(transport, "traces")
 
