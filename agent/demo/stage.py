@@ -30,20 +30,28 @@ BACKEND_VARIABLES = ("HEADERS", "COMPRESSION", "CERTIFICATE", "CLIENT_CERTIFICAT
 AGENT_YAML = """\
 # What the demo's agent runs with: the README's file, with short intervals so that you see something.
 receivers:
-  stem_signals: {{url: "{redis}"}}
+  stem_signals: {{url: "{redis}"{storage}}}
 connectors:
-  correlate: {{metrics_interval: 1s, heartbeat_timeout: 6s, results: {{url: "{redis}"}}}}
+  correlate: {{metrics_interval: 1s, heartbeat_timeout: 6s, results: {{url: "{redis}"}}{storage}}}
 exporters:
   otlp_http:
     endpoint: {sink}
-    sending_queue: {{batch: {{flush_timeout: 500ms}}}}
-{backend}service:
+    sending_queue: {{batch: {{flush_timeout: 500ms}}{storage}}}
+{backend}{extensions}service:
   telemetry: {{metrics: {{exporter: otlp_http, interval: 1s}}}}
   pipelines:
     signals: {{receivers: [stem_signals], exporters: [correlate]}}
     traces: {{receivers: [correlate], exporters: [{exporters}]}}
     metrics: {{receivers: [correlate], exporters: [{exporters}]}}
     logs: {{receivers: [correlate], exporters: [{exporters}]}}
+"""
+STORAGE = ", storage: file_storage"
+STORAGE_YAML = """\
+extensions:
+  file_storage: {{directory: "{directory}"}}
+"""
+RUNNING_YAML = """\
+  extensions: [file_storage]
 """
 BACKEND_YAML = """\
   {name}: {{endpoint: "${{env:STEM_DEMO_ENDPOINT}}", retry_on_failure: {{max_interval: 5s}}}}
@@ -175,9 +183,18 @@ class Stage:
 
     async def _start_agent(self, stack: contextlib.AsyncExitStack, directory: Path, url: str, sink: Sink) -> Process:
         config, endpoint = directory / "agent.yaml", self._plot.endpoint
+        restarts = bool(self._plot.faults.restart_every_s)
         exporters = f"otlp_http, {BACKEND}" if endpoint else "otlp_http"
         backend = BACKEND_YAML.format(name=BACKEND) if endpoint else ""
-        text = AGENT_YAML.format(redis=url, sink=sink.url, backend=backend, exporters=exporters)
+        text = AGENT_YAML.format(
+            redis=url,
+            sink=sink.url,
+            backend=backend,
+            exporters=exporters,
+            # What a restart would forget; without one, no disk is needed.
+            storage=STORAGE if restarts else "",
+            extensions=STORAGE_YAML.format(directory=directory / "storage") if restarts else "",
+        ) + (RUNNING_YAML if restarts else "")
         config.write_text(text, encoding="utf-8")
         environ: dict[str, str] = {}
         if endpoint:
@@ -216,7 +233,7 @@ class Stage:
 
     async def _restart(self, agent: Process, *, sink: Sink, start: StartAgent) -> Process:
         self._ended_cpu_s = self._usage(agent)[0]
-        await agent.stop()  # what it could not tell is its loss, and shows in the comparison
+        await agent.stop()  # what it cannot tell now, the next one knows
         sink.next_sender()
         return await start()
 
