@@ -2,6 +2,7 @@
 
 import contextlib
 from collections.abc import AsyncIterator
+from pathlib import Path
 from typing import Any
 
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
@@ -11,9 +12,11 @@ from agent.core.ledger import Account, Ledger
 from agent.core.status import StatusBoard
 from agent.otlp.batch import Batch, Kind
 from agent.otlp.resource import Resource
-from agent.registry import EXPORTERS, Host
+from agent.registry import EXPORTERS, EXTENSIONS, Host
+from agent.registry import STORAGE as DISK
 from agent.settings.document import read
 from agent.settings.validate import validate
+from agent.storage.config import FileStorageConfig
 from agent.telemetry.events import Telemetry
 from tests.conftest import until
 
@@ -27,13 +30,21 @@ INITIAL, MAXIMUM = 60.0, 3600.0
 class Sending:
     """An exporter of either transport, with its books."""
 
-    def __init__(self, transport: str, port: int, options: dict[str, Any], *, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        transport: str,
+        port: int,
+        options: dict[str, Any],
+        *,
+        host: str = "127.0.0.1",
+        directory: Path | None = None,
+    ) -> None:
         scheme = "https" if options.get("tls") else "http"
         values = {
             "endpoint": f"{scheme}://{host}:{port}",
             "timeout": "5s",
             "retry_on_failure": {"initial_interval": f"{INITIAL:g}s", "max_interval": f"{MAXIMUM:g}s"},
-            "sending_queue": {"batch": {"flush_timeout": "1ms"}},
+            "sending_queue": {"batch": {"flush_timeout": "1ms"}, **({"storage": DISK} if directory else {})},
             **options,
         }
         document = read("", "matrix.yaml", {})
@@ -41,10 +52,20 @@ class Sending:
         assert document.problems == []
         self.telemetry = Telemetry()
         self.ledger = Ledger()
-        self.exporter = EXPORTERS[transport].build(
-            transport, config, Host(self.telemetry, self.ledger, CLOCK, RESOURCE, StatusBoard(CLOCK))
-        )
+        shared = Host(self.telemetry, self.ledger, CLOCK, RESOURCE, StatusBoard(CLOCK))
+        self.storage = EXTENSIONS[DISK].build(DISK, FileStorageConfig(directory=str(directory)), shared)
+        self.has_disk = directory is not None
+        self.exporter = EXPORTERS[transport].build(transport, config, shared)
         self.account: Account = self.ledger.account(transport, "traces")
+
+    async def start(self) -> None:
+        if self.has_disk:
+            await self.storage.start()
+        await self.exporter.start()
+
+    async def stop(self, seconds: float) -> None:
+        await self.exporter.stop(seconds)
+        await self.storage.stop(1)
 
     def consume(self, *sizes: int) -> None:
         spans = [Span(name=chr(ord("a") + index) * size) for index, size in enumerate(sizes)]
@@ -65,8 +86,8 @@ class Sending:
 @contextlib.asynccontextmanager
 async def sending(*arguments: Any, **named: Any) -> AsyncIterator[Sending]:
     stage = Sending(*arguments, **named)
-    await stage.exporter.start()
+    await stage.start()
     try:
         yield stage
     finally:
-        await stage.exporter.stop(0)
+        await stage.stop(0)

@@ -11,6 +11,7 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -298,22 +299,23 @@ HOLDS = [
 ]
 
 
+@pytest.mark.parametrize("disk", [False, True], ids=["memory", "disk"])
 @pytest.mark.parametrize(("row", "transport"), HOLDS)
 async def test_row_17_a_stop_in_any_of_6_to_12_waits_no_longer_and_keeps_its_deadline(
-    row: Row, transport: str, backend: Any, unused_tcp_port: int
+    row: Row, transport: str, backend: Any, unused_tcp_port: int, tmp_path: Path, *, disk: bool
 ) -> None:
     backend.stays = True
     async with acting(row.fault, transport, backend, unused_tcp_port) as (port, host):
-        stage = Sending(transport, port, options_of(row), host=host)
-        await stage.exporter.start()
+        stage = Sending(transport, port, options_of(row), host=host, directory=tmp_path if disk else None)
+        await stage.start()
         stage.consume(*row.items)
         await stage.settled()
         attempts = stage.telemetry.counted("stem_agent.exporter.requests")
         loop = asyncio.get_running_loop()
         began = loop.time()
-        await stage.exporter.stop(0.3)
+        await stage.stop(0.3)
         assert loop.time() - began < 1.0
-        assert stage.books == (0, 0, {"shutdown": ITEMS}, 0)
+        assert stage.books == ((0, 0, {}, ITEMS) if disk else (0, 0, {"shutdown": ITEMS}, 0))
     under_way = 1 if "timeout" in row.options else 0
     assert stage.telemetry.counted("stem_agent.exporter.requests") + under_way > attempts, "it tries once more at once"
 
