@@ -110,7 +110,9 @@ class Disk:
                 if not (damaged or isinstance(error, NewerVersionError)):
                     self._failed(str(error))
                     return AWAY
-                if again and self._replace(str(error)):
+                if not again:
+                    self._failed(str(error))  # the new file, too
+                elif self._replace(str(error)):
                     continue
                 return AWAY
             except OSError as error:

@@ -171,8 +171,8 @@ async def test_it_answers_until_the_drain_is_over(
     await agent.until("stopping: draining")
     assert await probe("/livez") == (200, "ok")
     assert await probe("/readyz") == (503, "the agent is draining")
-    status = await probe.status()
-    assert status["components"]["receivers"]["stem_signals"]["state"] == "stopped"
+    while (status := await probe.status())["components"]["receivers"]["stem_signals"]["state"] != "stopped":
+        pass  # receivers stop first, which takes a moment
     assert status["components"]["exporters"]["otlp_http"]["state"] == "recovering"
     assert status["ledger"]["otlp_http"]["traces"]["held"] == 3
     assert await agent.end(signal.SIGTERM) == 4

@@ -15,6 +15,8 @@ from agent.storage.disk import AWAY, Away
 from agent.storage.file_storage import FileStorage
 from agent.storage.rows import End, Gone, QueueName, Row, Stored
 
+PUT_SECONDS = 1.0
+"""So long a disk may take for what is being written when the queue is closed."""
 STORAGE_CORRUPT = "storage_corrupt"
 HOT_BYTES = 8 << 20
 """Of the batches on disk so much stays in memory, too: a destination that keeps up is not paid for by reading."""
@@ -289,12 +291,13 @@ class DiskQueue:
 
     async def close(self) -> int:
         """End: what is on the disk stays there, what is not ends with us."""
-        while self._putting:
-            await asyncio.wait(self._putting)
         if self._recovering:
             await cancel([self._recovering])
             self._recovering = None
-        return await self._memory.close()
+        if self._putting:
+            await asyncio.wait(self._putting, timeout=PUT_SECONDS)
+        # What a disk that hangs has not taken by now may be on it in the end; nobody can promise it.
+        return await self._memory.close() + sum(self._putting.values())
 
     # --- what the storage tells ---------------------------------------------------------------------------------------
 
