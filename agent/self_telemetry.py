@@ -97,7 +97,7 @@ def _destination(config: OtlpConfig, kind: Kind, telemetry: Telemetry) -> Callab
 
     route = config.route(kind)
     tls = route.tls if config.uses_tls(kind) else None
-    headers = reloading_headers(route.headers, config.reload_interval, unusable)
+    headers = reloading_headers(route.headers, config.reload_interval, unusable, telemetry.mask.learn)
     context = tls.reloading(tls.reload_interval, unusable) if tls else None
 
     def now() -> Destination:

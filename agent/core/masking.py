@@ -24,7 +24,9 @@ class Masker:
 
     def learn(self, secrets: Iterable[str]) -> None:
         """Hide these too from now on, such as a key that was rotated; what was known stays hidden."""
-        self._known |= {secret for secret in secrets if len(secret) >= MIN_LENGTH}
+        # Of `Bearer abc` a peer may quote `abc` alone.
+        words = {word for secret in secrets for word in (secret, secret.rpartition(" ")[2])}
+        self._known |= {word for word in words if len(word) >= MIN_LENGTH}
         # Twice: a text that has it escaped may itself be written as JSON.
         forms = {again for secret in self._known for form in _forms(secret) for again in _forms(form)}
         # In any case: what libraries say is told in lower case here and there.

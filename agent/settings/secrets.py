@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from typing import Any
+from urllib.parse import unquote, urlsplit
 
 from pydantic import BaseModel, SecretStr
 
@@ -9,10 +10,12 @@ from agent.settings.types import RedisUrl
 
 
 def secrets_of(value: Any) -> Iterator[str]:
-    """Yield every secret in a configuration model, however deep; of `Bearer abc`, `abc` alone too."""
+    """Yield every secret in a configuration model, however deep; of a URL, its password alone too."""
     if isinstance(value, SecretStr):
         secret = value.get_secret_value()
-        yield from {secret, secret.rpartition(" ")[2]}
+        yield secret
+        if "://" in secret:
+            yield unquote(urlsplit(secret).password or "")
     elif isinstance(value, RedisUrl):
         yield value.password or ""
     else:

@@ -37,7 +37,7 @@ from tests.tcp import serving
 
 Write = Callable[[str], Path]
 
-TASK_TELEMETRY = frozenset({"traces", "logs"})
+TASK_TELEMETRY = frozenset({"traces", "logs", "storage"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +56,9 @@ PLACES = (
     Place("token of an authorization header"),
     Place("header from a variable"),
     Place("OTEL_EXPORTER_OTLP_HEADERS"),
+    Place("file of a header"),
+    Place("file of a header, rotated"),
+    Place("password of a proxy"),
     Place("password in an endpoint's URL"),
     Place("password in a malformed URL"),
     Place("variable where a number belongs"),
@@ -101,7 +104,9 @@ def found_in(surfaces: dict[str, str]) -> list[str]:
 # --- a whole run -----------------------------------------------------------------------------------------------------
 
 YAML = """
-extensions: {{health: {{endpoint: "127.0.0.1:{health}"}}}}
+extensions:
+  health: {{endpoint: "127.0.0.1:{health}"}}
+  file_storage: {{directory: {directory}}}
 receivers:
   stem_signals:
     url: "redis://canary:{broker}@127.0.0.1:{redis}/0"
@@ -118,32 +123,51 @@ connectors:
 exporters:
   otlp_http:
     endpoint: {endpoint}
-    headers: {{api-key: "{header}", authorization: "Bearer {token}", x-other: "${{env:OTHER_KEY}}"}}
+    headers:
+      api-key: "{header}"
+      authorization: "Bearer {token}"
+      x-other: "${{env:OTHER_KEY}}"
+      x-file: {{file: {key_file}}}
+    reload_interval: 50ms
+    compression: none
     retry_on_failure: {{initial_interval: 10ms, max_interval: 20ms}}
-    sending_queue: {{batch: {{flush_timeout: 50ms}}}}
+    sending_queue: {{storage: file_storage, batch: {{flush_timeout: 50ms}}}}
   otlp_http/environment: {{endpoint: {endpoint}, sending_queue: {{batch: {{flush_timeout: 50ms}}}}}}
+  otlp_http/proxied: {{endpoint: "http://away", proxy_url: "http://u:{proxy}@127.0.0.1:1", timeout: 100ms}}
 service:
-  extensions: [health]
+  extensions: [health, file_storage]
   telemetry: {{logs: {{level: DEBUG, format: {format}, exporter: otlp_http}}, metrics: {{interval: 100ms}}}}
   pipelines:
     signals: {{receivers: [stem_signals], exporters: [correlate]}}
-    traces: {{receivers: [correlate], exporters: [otlp_http, otlp_http/environment]}}
+    traces: {{receivers: [correlate], exporters: [otlp_http, otlp_http/environment, otlp_http/proxied]}}
     metrics: {{receivers: [correlate], exporters: [otlp_http]}}
     logs: {{receivers: [correlate], exporters: [otlp_http]}}
 """
 
 
+_SECRET_HEADERS = ("x-file", "api-key", "authorization", "x-other", "x-key")
+
+
 class NosyBackend:
-    """Quotes every header of the first requests in its refusals; then accepts. Keeps every body by what it tells of."""
+    """Quotes every header in its refusals of the first requests, and of the first with each key from the file.
+
+    Keeps every body by what it tells of.
+    """
 
     def __init__(self) -> None:
         self.bodies: dict[str, list[bytes]] = defaultdict(list)
+        self.keys: set[tuple[str, str]] = set()
         self._refusals = {"/v1/traces": [503, 401], "/v1/logs": [503, 401], "/v1/metrics": [503, 401]}
 
     async def __call__(self, request: web.Request) -> web.Response | None:
         self.bodies[self._surface(request.path, body := await request.read())].append(body)
-        if script := self._refusals[request.path]:
-            quoted = " ".join(f"{name}={value}" for name, value in request.headers.items())
+        script = self._refusals[request.path]
+        if (key := (request.path, request.headers.get("x-file", ""))) not in self.keys:
+            self.keys.add(key)
+            script.append(503)
+        if script:
+            # What is secret comes first: answers are told up to a length.
+            quoted = " ".join(f"{name}={request.headers.get(name)}" for name in _SECRET_HEADERS)
             return web.Response(status=script.pop(0), text=f"not with {quoted}")
         return None
 
@@ -255,10 +279,12 @@ async def test_nothing_that_a_whole_run_says_has_a_secret_in_it(
     sink: ObservedSink,
     redis_port: int,
     client: "redis.asyncio.Redis",
-    namespace: str,
+    tmp_path: Path,
     form: str,
 ) -> None:
     sink.answer = backend = NosyBackend()
+    namespace = f"canary-{form}"
+    (key_file := tmp_path / "key").write_text(SECRET["file of a header"])
     text = YAML.format(
         health=(health := free_port()),
         redis=redis_port,
@@ -268,6 +294,9 @@ async def test_nothing_that_a_whole_run_says_has_a_secret_in_it(
         broker=SECRET["password in the broker's URL"],
         results=SECRET["password in the result backend's URL"],
         header=SECRET["header in the file"],
+        proxy=SECRET["password of a proxy"],
+        key_file=key_file,
+        directory=tmp_path / "storage",
         token=SECRET["token of an authorization header"],
     )
     variables = {
@@ -288,13 +317,18 @@ async def test_nothing_that_a_whole_run_says_has_a_secret_in_it(
     await sink.until(lambda: sink.own("stem_agent.repairs").total() >= 2)
     await sink.until(lambda: sink.own("stem_agent.signals.lost", "reason")[("decode",)] == 3)
     await sink.until(lambda: {"traces", "logs", "metrics", "own logs", "own metrics"} <= set(backend.bodies))
+    key_file.write_text(SECRET["file of a header, rotated"])
+    await sink.until(lambda: ("/v1/metrics", SECRET["file of a header, rotated"]) in backend.keys)
     status = await read_status(health)
+    storage = b"".join(file.read_bytes() for file in (tmp_path / "storage").iterdir())
     await agent.end(signal.SIGTERM)
+    storage += b"".join(file.read_bytes() for file in (tmp_path / "storage").iterdir())
     lines = agent.output
-    surfaces = {"log lines": lines, "status": status, **backend.texts}
+    surfaces = {"log lines": lines, "status": status, "storage": storage.decode("latin-1"), **backend.texts}
     assert found_in(surfaces) == []
     assert "not with" in lines, "the backend did quote headers, and what it said was told"
-    assert "http 401" in status
+    assert "not with" in status
+    assert SECRET["text of an exception"] in surfaces["storage"]
     assert "***" in lines
     assert SECRET["text of an exception"] in surfaces["traces"], "the search finds what is there"
     assert SECRET["stack trace"] in surfaces["logs"]

@@ -1,7 +1,7 @@
 """Header values: plain, or `{file: PATH}`, read anew when the file changes."""
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import unquote
@@ -90,8 +90,20 @@ def read_headers(headers: Mapping[str, HeaderValue]) -> dict[str, str]:
 
 
 def reloading_headers(
-    headers: Mapping[str, HeaderValue], interval: float, on_failure: Callable[[str], None]
+    headers: Mapping[str, HeaderValue],
+    interval: float,
+    on_failure: Callable[[str], None],
+    learn: Callable[[Iterable[str]], None],
 ) -> Reloading[dict[str, str]]:
-    """Return names and values, made anew when a file changes; raises `StartupError` as `read_headers` does."""
+    """Return names and values, made anew when a file changes; raises `StartupError` as `read_headers` does.
+
+    Every value that was ever read is given to `learn`, so that no text shows it.
+    """
+
+    def load() -> dict[str, str]:
+        values = read_headers(headers)
+        learn(values.values())
+        return values
+
     files = [value.file for value in headers.values() if isinstance(value, SecretFile)]
-    return Reloading(files, lambda: read_headers(headers), interval=interval, on_failure=on_failure)
+    return Reloading(files, load, interval=interval, on_failure=on_failure)

@@ -196,7 +196,9 @@ class GrpcTransport:
             )
         return _Way(
             route=route,
-            headers=reloading_headers(route.headers, self._config.reload_interval, self._unusable),
+            headers=reloading_headers(
+                route.headers, self._config.reload_interval, self._unusable, self._telemetry.mask.learn
+            ),
             tls=known[route.tls] if uses_tls else None,
             address=(route.endpoint, route.tls if uses_tls else None),
         )

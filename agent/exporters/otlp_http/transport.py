@@ -104,7 +104,9 @@ class HttpTransport:
             known[route.tls] = route.tls.reloading(route.tls.reload_interval, self._unusable)
         return _Way(
             url=route.endpoint,
-            headers=reloading_headers(route.headers, self._config.reload_interval, self._unusable),
+            headers=reloading_headers(
+                route.headers, self._config.reload_interval, self._unusable, self._telemetry.mask.learn
+            ),
             tls=known[route.tls] if self._config.uses_tls(kind) else None,
             timeout=aiohttp.ClientTimeout(total=route.timeout),
         )
