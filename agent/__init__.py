@@ -6,7 +6,7 @@ The tree is the architecture, and imports point downward only (`import-linter` k
 | --- | --- |
 | `cli`, `demo` | commands for people, and the simulated fleet |
 | `app`, `pipeline`, `registry` | load, build, supervise, drain |
-| `self_telemetry`, `replay` | the agent's own metrics and lines on the road of an exporter; sending what waits on the disk |
+| `self_telemetry`, `replay` | the agent's own metrics and lines; sending what waits on the disk |
 | `receivers`, `correlate`, `processors`, `exporters`, `extensions` | the components, by kind |
 | `storage` | the extension `file_storage`: batches and states on a disk, for whoever is told to use it |
 | `emit` | the other end of the wire: a worker's signal emitter |
