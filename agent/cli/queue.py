@@ -37,7 +37,7 @@ _DIRECTORY = typer.Option(None, "--directory", "-d", metavar="DIR", help="Of the
 def _storages(config: Path | None, directory: Path | None) -> dict[str, FileStorageConfig]:
     """Return the storages that are meant, by id; exits where there is none."""
     if directory:
-        return {str(directory): FileStorageConfig(directory=str(directory))}
+        return {"--directory": FileStorageConfig(directory=str(directory))}
     loaded = load_or_exit(config)
     found = {
         identity: extension
@@ -116,21 +116,29 @@ def _print(
     console.print(f"{identity}: {place}", highlight=False, markup=False)
     if not books:
         console.print("nothing was ever stored here", highlight=False)
-    else:
-        table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-        for heading in ("exporter", "signal"):
-            table.add_column(heading, no_wrap=True)
-        for heading in ("held", "batches", "bytes", "oldest", "accepted", "delivered", "rejected", "dropped"):
-            table.add_column(heading, justify="right", overflow="fold")
-        for queue, each in sorted(books.items()):
-            waiting = stock.get(queue, Stock())
-            dropped = ", ".join(f"{reason} {items:,}" for reason, items in sorted(each.dropped.items()))
-            counts = [f"{count:,}" for count in (each.held, waiting.batches, waiting.cost)]
-            ends = [f"{count:,}" for count in (each.accepted, each.delivered, each.rejected)]
-            table.add_row(*queue, *counts, _age(waiting.oldest_ns), *ends, dropped or "0")
-        console.print(table)
+        return
+    waits = _table(Table, SIMPLE_HEAD, "what waits", ("items", "batches", "bytes", "oldest"))
+    ends = _table(Table, SIMPLE_HEAD, "all that was stored, in items", ("stored", "delivered", "rejected", "dropped"))
+    for queue, each in sorted(books.items()):
+        waiting = stock.get(queue, Stock())
+        counts = (each.held, waiting.batches, waiting.cost)
+        waits.add_row(*queue, *(f"{count:,}" for count in counts), _age(waiting.oldest_ns))
+        dropped = ", ".join(f"{reason} {items:,}" for reason, items in sorted(each.dropped.items()))
+        counts = (each.accepted, each.delivered, each.rejected)
+        ends.add_row(*queue, *(f"{count:,}" for count in counts), dropped or "0")
+    console.print(waits)
+    console.print(ends)
     for name in aside:
         console.print(f"set aside: {name}", highlight=False, markup=False)
+
+
+def _table(table: Any, box: Any, title: str, headings: Sequence[str]) -> Any:
+    drawn = table(title=title, title_justify="left", box=box, show_edge=False, pad_edge=False, collapse_padding=True)
+    for heading in ("exporter", "signal"):
+        drawn.add_column(heading, no_wrap=True)
+    for heading in headings:
+        drawn.add_column(heading, justify="right", overflow="fold")
+    return drawn
 
 
 def _time(unix_ns: int) -> str | None:
@@ -141,7 +149,9 @@ def _age(unix_ns: int) -> str:
     if not unix_ns:
         return "-"
     seconds = max(0, int(datetime.now(UTC).timestamp() - unix_ns / 1e9))
-    return str(datetime.fromtimestamp(seconds, UTC) - datetime.fromtimestamp(0, UTC))
+    days, rest = divmod(seconds, 86_400)
+    clock = f"{rest // 3600}:{rest // 60 % 60:02}:{rest % 60:02}"
+    return f"{days} d {clock}" if days else clock
 
 
 # --- replay ----------------------------------------------------------------------------------------------------------
@@ -229,7 +239,8 @@ def drop(
             for queue, waiting in sorted(stock.items()):
                 if queue.exporter != (exporter or queue.exporter) or queue.kind != (signal or queue.kind):
                     continue
-                what = f"{waiting.items} items in {waiting.batches} batches of {queue.exporter}: {queue.kind}"
+                batches = f"{waiting.batches} batch{'es' if waiting.batches != 1 else ''}"
+                what = f"{waiting.items} items in {batches} of {queue.exporter}: {queue.kind}"
                 if yes or typer.confirm(f"drop {what}?"):
                     disk.use(lambda database, queue=queue: database.drop(queue, DROPPED))  # type: ignore[misc]
                     typer.echo(f"dropped {what}")

@@ -83,7 +83,7 @@ class Disk:
         except OSError:
             os.close(lock)
             raise StartupError(
-                f"{self._id}: another agent uses {self._directory}; give each its own `directory`"
+                f"{self._id}: another agent uses {self._directory}; stop that one, or give each its own `directory`"
             ) from None
         self._lock = lock
 

@@ -150,7 +150,8 @@ class GrpcTransport:
         if link.channel.get_state() is grpc.ChannelConnectivity.TRANSIENT_FAILURE:
             self._retire(way, link)
             if isinstance(outcome, Retry):
-                outcome = Retry("connection", f"{outcome.detail.removeprefix(f'grpc {code}: ')} ({endpoint})")
+                why = outcome.detail.removeprefix(f"grpc {code}: ")
+                outcome = Retry("connection", why if endpoint in why else f"{why} ({endpoint})")
                 code = "connection"
         return code, outcome
 
