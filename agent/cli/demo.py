@@ -170,8 +170,7 @@ def _report(console: "Console", result: "Result") -> None:
 
 def _label(what: str) -> str:
     """Return what a row is about, short enough for 80 columns."""
-    what = what.removeprefix("counter ").removeprefix("histogram ")  # a metric's name says it
-    return what.replace("told by a second agent, too", "told twice")
+    return what.removeprefix("counter ").removeprefix("histogram ")  # a metric's name says it
 
 
 def _summary(result: "Result") -> list[str]:

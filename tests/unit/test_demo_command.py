@@ -100,9 +100,7 @@ def reported(
 
 
 def test_the_report_fits_80_columns() -> None:
-    restarted = compare(Truth(agents=2), Sink())
-    assert any("a second agent" in row.what for row in restarted)
-    rows = [Row(row.what, 9_999_999, 8_888_888, 7_777_777, 10**7) for row in [*compare(Truth(), Sink()), *restarted]]
+    rows = [Row(row.what, 9_999_999, 8_888_888, 7_777_777, 10**7) for row in compare(Truth(), Sink())]
     truth = Truth(agents=12, cuts=123, skews={"a": 90, "b": -91})
     truth.killed_workers = ["a"] * 12
     truth.signals = SignalsTruth(sent=12_345_678, lost=123_456, doubled=123_456)

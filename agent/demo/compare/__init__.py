@@ -32,8 +32,8 @@ def examine(truth: Truth, sink: Sink) -> Comparison:
     matched = match(truth, sink)
     others = list(compare_spans(truth, sink, matched))
     # Log records and counts decide, too, whether an attempt was told exactly: they come before its row.
-    log_rows, both = compare_logs(truth, sink, matched.told)
-    metric_rows, uncounted = compare_metrics(truth, sink, matched, both=both)
+    log_rows = compare_logs(truth, sink, matched.told)
+    metric_rows, uncounted = compare_metrics(truth, sink, matched)
     others += [*metric_rows, *log_rows]
     if not truth.blind:  # what nobody listened for is not counted signal by signal
         noticed = sink.own("stem_agent.signals.lost").total()

@@ -17,50 +17,32 @@ END_EVENTS = {
     TaskState.CANCELLED: "stem.task.revoked",
     LOST: "stem.task.lost",
 }
-TOLD_TWICE = "starts told by a second agent, too"
 
 
-def compare_logs(truth: Truth, sink: Sink, told: Sequence[Told]) -> tuple[list[Row], Counter[tuple[str, str]]]:
-    """Return the rows, and by task and queue how many starts two agents told of; note what attempts lack."""
+def compare_logs(truth: Truth, sink: Sink, told: Sequence[Told]) -> list[Row]:
+    """Return the rows; note what attempts lack."""
     received: dict[str, Counter[AttemptKey]] = {event: Counter() for event in (STARTED, *END_EVENTS.values())}
     astray: dict[str, list[str]] = {event: [] for event in received}
-    both: Counter[tuple[str, str]] = Counter()
     uids: set[str] = set()
     doubled = 0
     for record in sink.logs:
         found = attributes(record.attributes)
         uid, event = found.get("log.record.uid", ""), record.event_name
-        twice = uid in uids
+        doubled += uid in uids
         uids.add(uid)
-        task = truth.tasks.get(found.get("stem.task.id", ""))
-        if twice and event == STARTED and task and truth.agents > 1:
-            both[task.name, task.queue] += 1
-            continue
-        doubled += twice
         if event in received:
+            task = truth.tasks.get(found.get("stem.task.id", ""))
             key = (found.get("stem.task.id", ""), found.get("stem.task.attempt", 0), found.get("stem.worker.id", ""))
             received[event][key] += 1
             if not task or record.trace_id.hex() != task.trace_id:
                 astray[event].append(f"{found} in trace {record.trace_id.hex()}, not {task and task.trace_id}")
-    expected = _expected(told, received)
     rows = []
-    for event, keys in expected.items():
+    for event, keys in _expected(told, received).items():
         excess = received[event] - keys
-        if event == STARTED and truth.agents > 1:
-            # A new agent does not know that a copy is one, so that its record has another uid.
-            for key, count in excess.items():
-                task = truth.tasks.get(key[0])
-                if task:
-                    both[task.name, task.queue] += count
-            received[event] -= excess
-            excess = Counter()
         notes = (*astray[event], *(f"{key} {count} too many" for key, count in excess.items()))
         wrong = excess.total() + len(astray[event])
         rows.append(Row(f"logs {event}", keys.total(), received[event].total(), wrong=wrong, notes=notes))
-    rows.append(Row("logs of any kind doubled", 0, doubled, wrong=doubled))
-    if truth.agents > 1:
-        rows.append(Row(TOLD_TWICE, both.total(), both.total()))
-    return rows, both
+    return [*rows, Row("logs of any kind doubled", 0, doubled, wrong=doubled)]
 
 
 def _expected(told: Sequence[Told], received: dict[str, Counter[AttemptKey]]) -> dict[str, Counter[AttemptKey]]:

@@ -26,17 +26,12 @@ Series = tuple[Any, ...]
 Values = dict[Series, list[float]]
 
 
-def compare_metrics(
-    truth: Truth, sink: Sink, matched: Matched, *, both: Counter[tuple[str, str]]
-) -> tuple[list[Row], int]:
-    """Return the rows, and how many attempts lack nothing but their counts; `both` starts two agents counted."""
+def compare_metrics(truth: Truth, sink: Sink, matched: Matched) -> tuple[list[Row], int]:
+    """Return the rows, and how many attempts lack nothing but their counts."""
     told = matched.told
     counts, schedules = _counts(truth, told), _dispatches(truth)
-    rows = [
-        _counter(name, TASK, expected, sink, both if name == STARTED else Counter())
-        for name, expected in counts.items()
-    ]
-    rows += [_counter(name, SCHEDULE, expected, sink, Counter()) for name, expected in schedules.items()]
+    rows = [_counter(name, TASK, expected, sink) for name, expected in counts.items()]
+    rows += [_counter(name, SCHEDULE, expected, sink) for name, expected in schedules.items()]
     repaired = any(each.seen and each.seen.tolerance_us > TOLERANCE_US for each in told)
     tolerance = REPAIR_TOLERANCE_SECONDS if repaired else SUM_TOLERANCE_SECONDS
     rows += [_histogram(name, keys, values, sink, tolerance) for name, keys, values in _values(truth, matched)]
@@ -100,18 +95,12 @@ def _values(truth: Truth, matched: Matched) -> list[tuple[str, tuple[str, ...], 
     ]
 
 
-def _counter(
-    name: str, keys: tuple[str, ...], expected: Counter[Series], sink: Sink, tolerated: Counter[tuple[str, str]]
-) -> Row:
-    """Compare a counter, series by series; a few too many may be `tolerated`."""
+def _counter(name: str, keys: tuple[str, ...], expected: Counter[Series], sink: Sink) -> Row:
+    """Compare a counter, series by series."""
     received = sink.sums(name, *keys)
     excess = {series: count - expected[series] for series, count in received.items() if count > expected[series]}
-    allowed = {series: min(count, tolerated[series]) for series, count in excess.items()}
-    notes = tuple(f"{series} {excess[series]} too many" for series in excess if excess[series] > allowed[series])
-    wrong = sum(excess.values()) - sum(allowed.values())
-    return Row(
-        *(f"counter {name}", expected.total(), received.total() - sum(allowed.values())), wrong=wrong, notes=notes
-    )
+    notes = tuple(f"{series} {count} too many" for series, count in excess.items())
+    return Row(f"counter {name}", expected.total(), received.total(), wrong=sum(excess.values()), notes=notes)
 
 
 def _histogram(name: str, keys: tuple[str, ...], expected: Values, sink: Sink, tolerance: float) -> Row:

@@ -80,7 +80,7 @@ def _wrong_wait(told: Told, seen: Seen, *, blind: bool, skewed: bool) -> Iterato
 
 def _roots(truth: Truth, sink: Sink, matched: Matched) -> Iterator[Row]:
     """Compare `send` and `schedule` spans: one for every task that was attempted, and whose publisher made none."""
-    told, several_agents = matched.told, truth.agents > 1
+    told = matched.told
     expected = {
         each.task.task_id: each.task
         for each in told
@@ -99,10 +99,7 @@ def _roots(truth: Truth, sink: Sink, matched: Matched) -> Iterator[Row]:
             elif task is None or not _right_root(task, seen, blind=truth.blind):
                 notes.append(f"{seen.describe()} is not as {task}")
             known.add(task_id)
-        if several_agents:
-            yield Row(f"{role} spans told by a second agent, too", doubled, doubled)
-        wrong = len(notes) + (0 if several_agents else doubled)
-        received = len(known) + (0 if several_agents else doubled)
+        wrong, received = len(notes) + doubled, len(known) + doubled
         yield Row(f"{role} spans", len(wanted | known & set(attempted)), received, wrong=wrong, notes=tuple(notes))
 
 
