@@ -10,11 +10,13 @@ apart by its process (`boot`) and its start. Its life here:
 | complete | open, ending | start, ending signal and postrun | settled at once, once retry and parent are known |
 | asked | ending | start or end are still missing when it is due | its record is read; it is due again after 3 s |
 | suspect | open | signals of its process were lost: a gap, an outage | its record is read; without news it stays open |
-| abandoned | open | its process vanished or stopped | its record is read; without an end in it: lost |
+| abandoned | open | its process vanished or stopped | its record is read; without an end in it: lost (*) |
 | settled | complete, ending, asked, suspect, abandoned | | spans, end logs, counters; a tombstone for `settled_ttl` |
 | late | settled | any fact, while the tombstone stays | counted in `stem_agent.signals.late`, else ignored |
 | evicted | open | too many (`max_tasks`), too old (`task_ttl`), the agent stops | dropped and counted, never exported |
 | kept | open, ending, asked, suspect, abandoned | the agent stops with a `storage` | the next process goes on |
+
+(*) of unknown end, where signals were missed and the record does not have it running: it may have ended meanwhile.
 
 Every merge rule is independent of the order of arrival, so that within `settle` any permutation, repetition or loss of
 an attempt's facts gives the same spans, or the same marked `stem.incomplete`; never a wrong one. What was heard is

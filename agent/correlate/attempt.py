@@ -111,6 +111,7 @@ class Mark:
     START_READ = 2048  # its start comes from the record, which is a few milliseconds off
     UNSURE = 4096  # its record was read and proves nothing
     ROOTED = 8192  # the root of its trace was told with another delivery
+    RUNS_READ = 16384  # its record said that it runs, when it was asked last
 
 
 _MOST_NS = (1 << 63) - 1
@@ -246,6 +247,11 @@ class Attempt(Struct, gc=False, array_like=True):
         if self.marks & (Mark.ASKED | Mark.ABANDONED | Mark.UNSURE) or not process.boot:
             return True
         return process.gapped_ns >= self.opened_ns
+
+    @property
+    def cut_off(self) -> bool:
+        """Whether it cannot have ended before its process was gone: nothing was missed, or its record still had it."""
+        return self.process.gapped_ns < self.opened_ns or bool(self.marks & Mark.RUNS_READ)
 
     @property
     def missing_start(self) -> bool:

@@ -186,7 +186,7 @@ class Correlator:
         self._leaving.extend((shift(due_ns), process, worker) for due_ns, process, worker in known.leaving)
         if shift.away:
             self.stalled(now_ns)
-            self.tasks.mender.suspect(self._processes.everybody(), now_ns)
+            self.tasks.mender.suspect(self._processes.speaking(), now_ns)
         return Restored(len(self.tasks.attempts), shift.away_ns, metrics=metrics)
 
     def _publish(self, signal: Signal, _process: Process, time_ns: int, now_ns: int) -> None:
@@ -239,7 +239,7 @@ class Correlator:
         self.workers.deaf(begins=begins, namespace=outage.namespace, now_ns=now_ns)
         self._processes.deaf(begins=begins, namespace=outage.namespace, now_ns=now_ns)
         if not begins:
-            self.tasks.mender.suspect(self._processes.all(outage.namespace), now_ns)
+            self.tasks.mender.suspect(self._processes.speaking(outage.namespace), now_ns)
 
     # --- everything else ---------------------------------------------------------------------------------------------
 

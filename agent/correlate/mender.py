@@ -146,6 +146,8 @@ class Mender:
                 self._counters[REPAIRS, says.name.lower() if record else "absent"] += 1
                 if attempt.marks & Mark.SETTLED:
                     continue
+                if says is Says.RUNS:
+                    attempt.marks |= Mark.RUNS_READ
                 if says is Says.ENDED or attempt.marks & Mark.ASKED:
                     self._settler.conclude(attempt, now_ns)
                     continue

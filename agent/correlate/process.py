@@ -177,10 +177,6 @@ class Processes:
         """Yield every process of a namespace."""
         return (process for process in self._known.values() if process.namespace == namespace)
 
-    def everybody(self) -> Iterator[Process]:
-        """Yield every process."""
-        return iter(self._known.values())
-
     def deaf(self, *, begins: bool, namespace: str, now_ns: int) -> None:
         """Note that nobody can be heard, or can again: our deafness must not be taken for their silence."""
         if begins:
@@ -189,7 +185,11 @@ class Processes:
         self._deaf[namespace] = max(0, self._deaf[namespace] - 1)
         for process in self.all(namespace):
             process.heard_ns = max(process.heard_ns, now_ns)
-            process.gapped_ns = now_ns
+
+    def speaking(self, namespace: str | None = None) -> Iterator[Process]:
+        """Yield the processes, of one namespace or all, that may have spoken while nobody could be heard."""
+        known = self._known.values() if namespace is None else self.all(namespace)
+        return (process for process in known if process.life is not Life.STOPPED)
 
     def stalled(self, now_ns: int) -> None:
         """Note that we did not listen for a while: what was said meanwhile is still to be read."""

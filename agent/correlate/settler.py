@@ -24,7 +24,10 @@ class Settler:
             process, began_ns = attempt.process, attempt.started_ns or attempt.received_ns
             # By its own clock, but never longer ago than we know of it: clocks are set, and absurd times are told.
             time_ns = min(max(process.told_ns, began_ns), began_ns + now_ns - attempt.opened_ns)
-            attempt.ends(EndKind.LOST, Ending(time_ns, f"worker {attempt.worker} vanished ({process.place})"))
+            if attempt.cut_off:
+                attempt.ends(EndKind.LOST, Ending(time_ns, f"worker {attempt.worker} vanished ({process.place})"))
+            else:  # it may have ended while we heard nothing
+                attempt.end = Ends(over_ns=time_ns)
         elif attempt.end is None:
             later = (other for other in self._attempts.of(attempt.task_id) if other.number > attempt.number)
             known = (other.received_ns or other.started_ns for other in later)
@@ -39,7 +42,8 @@ class Settler:
         task_id, origin = attempt.task_id, attempt.origin or UNKNOWN_ORIGIN
         ancestry = self._family.ancestry(task_id, origin)
         settled = decide(attempt, ancestry, attempt.span_id)
-        self._attempts.bury(attempt, settled.span_id, now_ns, may_return=settled.kind is EndKind.LOST)
+        given_up = settled.kind is EndKind.LOST or (settled.kind is None and bool(attempt.marks & Mark.ABANDONED))
+        self._attempts.bury(attempt, settled.span_id, now_ns, may_return=given_up)
         if settled.adjusted:
             self._counters[CLOCK_ADJUSTED, ""] += 1
         # The first delivery of the first attempt brings the trace's root along; if it is not kept, the first that is.

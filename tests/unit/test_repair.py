@@ -244,6 +244,30 @@ def test_what_a_lost_worker_had_not_finished_is_lost(answers: bool) -> None:
     assert span.status.code == Status.STATUS_CODE_ERROR
 
 
+@pytest.mark.parametrize("still_had_it_running", [True, False])
+def test_what_may_have_ended_unheard_before_its_worker_vanished_is_lost_only_if_its_record_says_so(
+    still_had_it_running: bool,
+) -> None:
+    story = Story()
+    story.recorded.heartbeat()
+    heard = Heard(with_repair=True).hear([*story.payloads, *story.run()[:2]])
+    heard.fact(Outage("stem", (), heard.now_ns, 0)).pass_time(1)
+    heard.fact(Outage("stem", (), heard.now_ns, heard.now_ns)).pass_time(1)
+    of_another_delivery = record(TaskState.RUNNING, worker="worker-2", started_at=STARTED)
+    of_this = record(TaskState.RUNNING, worker="worker-1", started_at=STARTED)
+    heard.answer(of_this if still_had_it_running else of_another_delivery)
+    assert heard.spans == []
+    heard.pass_time(31).answer(of_this if still_had_it_running else of_another_delivery)
+    for _ in range(21):
+        heard.pass_time(REPAIR_PATIENCE_SECONDS)
+    told = found(heard.span("process"))
+    if still_had_it_running:
+        assert told["stem.task.state"] == "lost"
+    else:
+        assert told["stem.missing"] == ["end"]
+        assert "stem.task.state" not in told
+
+
 def test_the_attempt_before_is_waited_for_when_its_end_was_lost() -> None:
     """So that the retry gets its link, although its own signals are complete first."""
     story, heard = opened()
