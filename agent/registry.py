@@ -11,6 +11,7 @@ from typing import Any, Generic, Protocol, TypeVar
 from agent.core.clock import Clock
 from agent.core.component import Component
 from agent.core.ledger import Ledger
+from agent.core.pressure import Pressure
 from agent.core.status import StatusBoard
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.connector import CorrelateConnector
@@ -21,6 +22,8 @@ from agent.exporters.otlp_grpc.config import OtlpGrpcConfig
 from agent.exporters.otlp_http.config import OtlpHttpConfig
 from agent.extensions.health.config import HealthConfig
 from agent.extensions.health.extension import HealthExtension
+from agent.extensions.memory_limiter.config import MemoryLimiterConfig
+from agent.extensions.memory_limiter.extension import MemoryLimiter
 from agent.otlp.batch import Consumer, Kind
 from agent.otlp.resource import Resource
 from agent.processors.resource import ResourceConfig, ResourceProcessor
@@ -38,6 +41,7 @@ class Host:
     """What every component may use.
 
     A component tells how it is through `status.of(section, identity)`, and keeps what survives a restart in a storage.
+    Whoever holds much in memory takes part in `pressure`.
     """
 
     telemetry: Telemetry
@@ -46,6 +50,7 @@ class Host:
     resource: Resource
     status: StatusBoard
     storages: dict[str, FileStorage] = field(default_factory=dict)
+    pressure: Pressure = field(default_factory=Pressure)
 
     def storage(self, identity: str | None) -> FileStorage | None:
         """Return the storage of an id; None for none."""
@@ -101,6 +106,7 @@ def _otlp(identity: str, config: OtlpConfig, transport: Transport, host: Host) -
         *(identity, config, transport, host.ledger, host.telemetry),
         host.status.of("exporters", identity),
         host.storage(config.sending_queue.storage),
+        host.pressure,
     )
 
 
@@ -111,6 +117,7 @@ RECEIVERS: dict[str, ComponentType[BuildReceiver]] = {
             *(identity, config, consumer, host.telemetry, host.clock),
             host.status.of("receivers", identity),
             host.storage(config.storage),
+            host.pressure,
         ),
     ),
 }
@@ -153,6 +160,12 @@ EXTENSIONS: dict[str, ComponentType[BuildExtension]] = {
     "health": ComponentType(
         HealthConfig,
         lambda identity, config, host: HealthExtension(identity, config, host.status, host.ledger, host.telemetry),
+    ),
+    "memory_limiter": ComponentType(
+        MemoryLimiterConfig,
+        lambda identity, config, host: MemoryLimiter(
+            identity, config, host.pressure, host.telemetry, host.status.of("extensions", identity)
+        ),
     ),
 }
 

@@ -162,8 +162,13 @@ class Heard:
         self.now_ns = at_ns or self.now_ns + int(seconds * SECOND)
         self.correlator = Correlator(self.config, self.now_ns, with_repair=self.with_repair)
         self.correlator.restore(state, self.now_ns, resource)
-        self.correlator.recorder.spans += before.recorder.spans
-        self.correlator.recorder.log.records += before.recorder.log.records
+        for mine, told in (
+            (self.correlator.recorder.spans, before.recorder.spans),
+            (self.correlator.recorder.log.records, before.recorder.log.records),
+        ):
+            for lane in told.take():
+                for item in lane.items:
+                    mine.add(item, lane.since_ns, lane.priority)
         self.correlator.counters.update(before.counters)
         return self
 

@@ -36,7 +36,7 @@ believed before what was read.
 | `origin`, `family` | what an envelope tells; who inherited whose header |
 | `settlement`, `settler` | what was heard of an attempt, turned into what is told; closing it |
 | `keep` | which attempts become spans |
-| `recorder` | tells: `spans`, `logs`, `metrics`, with `ids` derived, `labels` encoded once, texts within `limits` |
+| `recorder`, `outbox` | tells: `spans`, `logs`, `metrics`; `ids` derived, `labels` encoded once, text within `limits` |
 | `state`, `shift` | everything above as bytes, from one process to the next; its times by another clock |
 | `counters` | what is worth telling about correlation itself |
 | `connector`, `config` | the shell: pipelines, timers, options |

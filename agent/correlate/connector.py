@@ -11,6 +11,7 @@ from typing import ClassVar
 from agent.core.backoff import Backoff
 from agent.core.clock import NANOSECONDS, Clock
 from agent.core.errors import fault
+from agent.core.pressure import Priority
 from agent.core.states import StateStore
 from agent.core.status import Reporter, Reports
 from agent.core.tasks import cancel
@@ -286,12 +287,9 @@ class CorrelateConnector:
 
     def _hand_on(self) -> None:
         recorder = self._correlator.recorder
-        if recorder.spans:
-            spans, since_ns = recorder.take_spans()
-            self._send(Kind.TRACES, spans, len(spans), since_ns)
-        if recorder.log.records:
-            records, since_ns = recorder.log.take()
-            self._send(Kind.LOGS, records, len(records), since_ns)
+        for kind, outbox in ((Kind.TRACES, recorder.spans), (Kind.LOGS, recorder.log.records)):
+            for told in outbox.take() if outbox else ():
+                self._send(kind, told.items, len(told.items), told.since_ns, priority=told.priority)
         if counters := self._correlator.counters:
             self._move_counters(list(counters.items()))
             counters.clear()
@@ -301,13 +299,13 @@ class CorrelateConnector:
         self._correlator.collect(now_ns)
         metrics, points = self._correlator.recorder.metrics.collect(now_ns)
         if points:
-            self._send(Kind.METRICS, metrics, points)
+            self._send(Kind.METRICS, metrics, points, priority=Priority.METRICS)
 
-    def _send(self, kind: Kind, items: list[bytes], count: int, since_ns: int = 0) -> None:
+    def _send(self, kind: Kind, items: list[bytes], count: int, since_ns: int = 0, *, priority: Priority) -> None:
         if consumer := self._outputs.get(kind):
             if since_ns and self._clock() - since_ns > _MAX_AGE_NS:
                 since_ns = 0
-            consumer.consume(Batch(kind, self._resource, items, count, since_ns))
+            consumer.consume(Batch(kind, self._resource, items, count, since_ns, priority))
 
     def _move_counters(self, counters: list[tuple[tuple[str, str], int]]) -> None:
         for (name, value), amount in counters:

@@ -3,10 +3,12 @@
 from typing import NamedTuple
 
 from agent.core.clock import NANOSECONDS
+from agent.core.pressure import Priority
 from agent.correlate import ids
 from agent.correlate.attempt import Attempt, EndKind, ready_time
 from agent.correlate.limits import MAX_MESSAGE, MAX_STACK
 from agent.correlate.origin import Origin
+from agent.correlate.outbox import Outbox
 from agent.correlate.settlement import Settled
 from agent.otlp.log_record import LOG_ATTRIBUTE_FIELD, Severity, encode_kind, encode_log
 from agent.otlp.wire import Attribute
@@ -17,16 +19,20 @@ _MILLISECOND, _SECOND, _MINUTE = 1e-3, 1.0, 60.0
 
 
 class LogEvent(NamedTuple):
-    """An event name with its severity, encoded once."""
+    """An event name with its severity, encoded once, and what that is worth when memory is short."""
 
     name: str
     severity: Severity
     kind: bytes
+    priority: Priority
 
 
 def event(name: str, severity: Severity) -> LogEvent:
     """Declare a log event."""
-    return LogEvent(name, severity, encode_kind(name, severity))
+    priority = Priority.ERRORS if severity >= Severity.WARN else Priority.LOGS
+    if severity < Severity.INFO:
+        priority = Priority.DEBUG_LOGS
+    return LogEvent(name, severity, encode_kind(name, severity), priority)
 
 
 PUBLISHING = event("stem.task.publishing", Severity.DEBUG)
@@ -72,8 +78,7 @@ class LogWriter:
 
     def __init__(self, min_severity: Severity | None) -> None:
         self._minimum = min_severity
-        self.records: list[bytes] = []
-        self._since_ns = 0
+        self.records = Outbox()
 
     def wants(self, log_event: LogEvent) -> bool:
         """Whether records of this event are exported."""
@@ -91,25 +96,16 @@ class LogWriter:
         context: bytes = b"",
     ) -> None:
         """Add one record; `subject` and its time identify the fact, and make `log.record.uid`."""
-        if not self._since_ns or time_ns < self._since_ns:
-            self._since_ns = time_ns
         uid = _UID.text(ids.log_uid(log_event.name, *subject, str(time_ns)))
-        self.records.append(
-            encode_log(
-                time_ns=time_ns,
-                observed_ns=now_ns,
-                kind=log_event.kind,
-                body=body,
-                context=context,
-                attributes=attributes + uid,
-            )
+        record = encode_log(
+            time_ns=time_ns,
+            observed_ns=now_ns,
+            kind=log_event.kind,
+            body=body,
+            context=context,
+            attributes=attributes + uid,
         )
-
-    def take(self) -> tuple[list[bytes], int]:
-        """Return the records, and when the oldest fact among them happened (Unix nanoseconds); begin anew."""
-        taken = (self.records, self._since_ns)
-        self.records, self._since_ns = [], 0
-        return taken
+        self.records.add(record, time_ns, log_event.priority)
 
 
 def task_attributes(task_id: str) -> bytes:

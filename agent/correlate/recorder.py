@@ -6,6 +6,7 @@ from typing import NamedTuple
 from msgspec import Struct
 
 from agent.core.clock import NANOSECONDS
+from agent.core.pressure import Priority
 from agent.correlate import logs, spans
 from agent.correlate.attempt import ERRORS, FINAL, Attempt, EndKind, Key, Mark
 from agent.correlate.config import CorrelateConfig
@@ -13,6 +14,7 @@ from agent.correlate.keep import Keeper, KeeperState
 from agent.correlate.labels import LabelCache, Labels
 from agent.correlate.metrics import OTHERS, task_instruments
 from agent.correlate.origin import UNKNOWN_ORIGIN, Origin
+from agent.correlate.outbox import Outbox
 from agent.correlate.settlement import Settled
 from agent.correlate.shift import Shift
 from agent.otlp.log_record import Severity, encode_context
@@ -61,8 +63,7 @@ class Recorder:
 
     def __init__(self, config: CorrelateConfig, now_ns: int) -> None:
         severity = config.logs.min_severity
-        self.spans: list[bytes] = []
-        self.spans_since_ns = 0  # when the first to end of them ended
+        self.spans = Outbox()
         self.log = logs.LogWriter(None if severity == "off" else Severity[severity])
         self.metrics = Aggregator(
             now_ns=now_ns, cardinality_limit=config.cardinality_limit, series_ttl=config.series_ttl
@@ -118,28 +119,22 @@ class Recorder:
             trace_state = self.keeper.keep(settled, now_ns)
         if trace_state is not None:
             exemplar = Exemplar(settled.trace_id, settled.span_id)
+            priority = Priority.ERRORS if settled.kind in ERRORS else Priority.TRACES
             if with_send:
-                self.spans.append(spans.send_span(settled, labels, trace_state))
+                self.add_span(spans.send_span(settled, labels, trace_state), settled.end_ns, priority)
             if settled.ready_ns and self._config.wait_spans:
-                self.spans.append(spans.wait_span(settled, labels, trace_state))
+                self.add_span(spans.wait_span(settled, labels, trace_state), settled.end_ns, priority)
             event = self._config.exceptions == "span_events"
-            self.add_span(spans.process_span(settled, labels, trace_state, exception_event=event), settled.end_ns)
+            process = spans.process_span(settled, labels, trace_state, exception_event=event)
+            self.add_span(process, settled.end_ns, priority)
         self.started(settled.attempt, now_ns, settled=settled)
         self._measure(settled, labels.series, now_ns, exemplar)
         self._log_end(settled, now_ns, kept=trace_state is not None)
         return trace_state is not None
 
-    def add_span(self, span: bytes, end_ns: int) -> None:
-        """Add one span, which ended at `end_ns` (Unix nanoseconds)."""
-        if not self.spans_since_ns or end_ns < self.spans_since_ns:
-            self.spans_since_ns = end_ns
-        self.spans.append(span)
-
-    def take_spans(self) -> tuple[list[bytes], int]:
-        """Return the spans, and when the first to end of them ended; begin anew."""
-        taken = (self.spans, self.spans_since_ns)
-        self.spans, self.spans_since_ns = [], 0
-        return taken
+    def add_span(self, span: bytes, told_ns: int, priority: Priority = Priority.TRACES) -> None:
+        """Add one span, which is told because of what happened at `told_ns` (Unix nanoseconds)."""
+        self.spans.add(span, told_ns, priority)
 
     def _measure(self, settled: Settled, series: Values, now_ns: int, exemplar: Exemplar | None) -> None:
         instruments, kind, record = self._instruments, settled.kind, self.metrics.record

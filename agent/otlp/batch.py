@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
+from agent.core.pressure import Priority
 from agent.otlp.resource import Resource
 
 
@@ -22,7 +23,8 @@ class Batch:
 
     An item is the payload of one `Span`, `LogRecord` or `Metric` message; `count` is what the ledger and OTLP's
     partial success count: spans, log records, or data points (a metric has many). `since_ns` is when the oldest signal
-    that they tell of happened (Unix nanoseconds); 0 where there is none to speak of.
+    that they tell of happened (Unix nanoseconds); 0 where there is none to speak of. What nobody ranked has the
+    `priority` of what is kept longest.
     """
 
     kind: Kind
@@ -30,6 +32,7 @@ class Batch:
     items: Sequence[bytes]
     count: int
     since_ns: int = 0
+    priority: Priority = Priority.ERRORS
 
     @property
     def size(self) -> int:

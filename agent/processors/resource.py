@@ -31,4 +31,4 @@ class ResourceProcessor(Passive):
             attributes = {**batch.resource.attributes, **self._config.set}
             changed = Resource({key: value for key, value in attributes.items() if key not in self._config.remove})
             known = self._changed[id(batch.resource)] = (batch.resource, changed)
-        self._consumer.consume(Batch(batch.kind, known[1], batch.items, batch.count, batch.since_ns))
+        self._consumer.consume(Batch(batch.kind, known[1], batch.items, batch.count, batch.since_ns, batch.priority))

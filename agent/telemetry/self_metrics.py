@@ -4,10 +4,8 @@ Their volume is small and fixed, so the SDK is the right tool: every instrument 
 and gauges that the components keep. A thread of the SDK exports them; nothing here touches the hot path.
 """
 
-import os
 import resource
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from pathlib import Path
 from typing import Any
 
 from opentelemetry.metrics import CallbackOptions, Observation
@@ -29,6 +27,7 @@ from agent import __version__
 from agent.core.histogram import DURATION_BOUNDS
 from agent.core.ledger import Account, Ledger
 from agent.telemetry.events import Telemetry
+from agent.telemetry.memory import resident_bytes
 from agent.telemetry.self_export import Destination, Renewed, metric_exporter
 from agent.telemetry.self_failures import own_resource
 
@@ -61,6 +60,12 @@ GAUGES = {
     "stem_agent.canary.round_trip": ("s", "Last time from publishing a canary to hearing it"),
     "stem_agent.receiver.backlog": ("By", "Raw signals waiting to be decoded"),
     "stem_agent.correlate.open_attempts": ("{attempt}", "Attempts whose end has not been heard"),
+    "stem_agent.memory.limit": ("By", "Resident memory at which telemetry is dropped"),
+    "stem_agent.memory.soft_limit": ("By", "Resident memory from which on queues spill to disk"),
+    "stem_agent.memory.floor": (
+        "1",
+        "Lowest priority that is taken: 0 all, 1 no debug logs, 2 metrics, 3 spans, 4 errors",
+    ),
     "stem_agent.storage.bytes": ("By", "Batches in the file storage"),
     "stem_agent.storage.rows": ("{batch}", "Batches in the file storage"),
     "stem_agent.exporter.queue.size": ("By", "Closed batches waiting"),
@@ -213,8 +218,5 @@ def _cpu_time(_: CallbackOptions) -> Iterator[Observation]:
 
 
 def _memory(_: CallbackOptions) -> Iterator[Observation]:
-    try:
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        yield Observation(pages * os.sysconf("SC_PAGE_SIZE"))
-    except OSError:  # not Linux: what the platform does not tell is not reported
-        return
+    if (resident := resident_bytes()) is not None:
+        yield Observation(resident)

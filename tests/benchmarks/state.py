@@ -36,7 +36,7 @@ def write(path: Path, attempts: int) -> None:
         for signal in signals_of(story.payloads):
             correlator.handle(signal, UTC_ZONE, NOW)
         story.payloads.clear()
-        correlator.recorder.log.records.clear()
+        correlator.recorder.log.records.take()
     gc.collect()
     print(f"{len(correlator.tasks.attempts)} attempts are open: {memory()}")
     began = time.perf_counter()

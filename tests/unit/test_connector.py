@@ -6,7 +6,9 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from opentelemetry.proto.logs.v1.logs_pb2 import LogRecord
 
+from agent.core.pressure import Priority
 from agent.core.status import State, StatusBoard
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.connector import _CALM_NS, CorrelateConnector
@@ -65,6 +67,30 @@ def test_a_batch_knows_when_the_oldest_signal_it_tells_of_happened() -> None:
     story.time.advance(0.5)
     shell.hear(story.run(task=envelope(id="task-3")))
     assert shell.since(Kind.TRACES)[1] > shell.since(Kind.TRACES)[0] + SECOND // 2, "and the next begins anew"
+
+
+def test_what_is_worth_more_is_handed_on_apart() -> None:
+    shell, story = Shell(logs={"min_severity": "DEBUG"}), Story()
+    shell.hear([*story.run("succeeded"), *story.run("failed", envelope(id="task-2"))])
+    logs, traces = shell.outputs[Kind.LOGS].batches, shell.outputs[Kind.TRACES].batches
+    ranked = {
+        batch.priority: sorted(LogRecord.FromString(item).severity_text for item in batch.items) for batch in logs
+    }
+    assert ranked == {
+        Priority.DEBUG_LOGS: ["DEBUG"] * 4,  # two were received, two finished
+        Priority.LOGS: ["INFO"] * 3,
+        Priority.ERRORS: ["ERROR"],
+    }
+    assert {batch.priority: batch.count for batch in traces} == {Priority.TRACES: 3, Priority.ERRORS: 3}
+    assert sum(batch.count for batch in [*logs, *traces]) == sum(len(batch.items) for batch in [*logs, *traces])
+
+
+def test_a_processor_hands_the_priority_on() -> None:
+    kept = Kept()
+    ResourceProcessor(ResourceConfig(), kept).consume(
+        Batch(Kind.LOGS, Resource({}), [b"x"], 1, priority=Priority.DEBUG_LOGS)
+    )
+    assert kept.batches[0].priority is Priority.DEBUG_LOGS
 
 
 def test_a_clock_that_is_days_behind_tells_of_no_latency() -> None:

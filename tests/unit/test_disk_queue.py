@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from agent.core.clock import SteadyClock
 from agent.core.errors import StartupError
 from agent.core.ledger import Account, Ledger
+from agent.core.pressure import Pressure
 from agent.core.status import Reports, StatusBoard
 from agent.exporters.sending import queue as queues
 from agent.exporters.sending.config import BatchConfig, QueueConfig, RetryConfig
@@ -79,6 +80,7 @@ class Process:
         config = FileStorageConfig.model_validate({"directory": str(directory), **options.pop("storage", {})})
         self.storage = FileStorage("file_storage", config, self.telemetry, SteadyClock(), reports())
         self._executor = ThreadPoolExecutor(1)
+        self.pressure = Pressure()
         self.sender = Sender(
             queue=QueueConfig(batch=BatchConfig(flush_timeout=0.001, max_items=5), storage="file_storage", **options),
             retry=RetryConfig(initial_interval=0.001, max_interval=0.002, **KEPT),
@@ -89,6 +91,7 @@ class Process:
             executor=self._executor,
             storage=self.storage,
             reports=reports(),
+            pressure=self.pressure,
         )
 
     async def start(self) -> None:

@@ -29,7 +29,7 @@ def kept(heard: Heard) -> list[str]:
 def run_many(heard: Heard, count: int, run_s: float = 0.01) -> None:
     for index in range(count):
         heard.hear(Story(time=_time(heard)).run(task=envelope(id=f"task-{heard.now_ns}-{index}"), run_s=run_s))
-        heard.correlator.recorder.spans.clear()
+        heard.correlator.recorder.spans.take()
 
 
 def _time(heard: Heard) -> ToldTime:

@@ -21,6 +21,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 
 from agent.core.backoff import Backoff
 from agent.core.ledger import Account, Ledger
+from agent.core.pressure import Pressure
 from agent.core.status import State, StatusBoard
 from agent.exporters.debug import DebugConfig, DebugExporter
 from agent.exporters.otlp_http.answer import interpret, retry_after
@@ -199,7 +200,9 @@ class Script:
 class Sending:
     """A sender on a script, with its account."""
 
-    def __init__(self, script: Script, executor: ThreadPoolExecutor, **options: Any) -> None:
+    def __init__(
+        self, script: Script, executor: ThreadPoolExecutor, pressure: Pressure | None = None, **options: Any
+    ) -> None:
         self.account: Account = Ledger().account("otlp_http", "traces")
         self.telemetry = Telemetry()
         self.status = StatusBoard(self.telemetry.clock)
@@ -215,6 +218,7 @@ class Sending:
             telemetry=self.telemetry,
             executor=executor,
             reports=self.status.of("exporters", "otlp_http"),
+            pressure=pressure,
         )
 
     def books(self) -> tuple[int, int, dict[str, int], dict[str, int], int]:

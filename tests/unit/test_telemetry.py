@@ -18,7 +18,7 @@ import pytest
 import agent
 from agent.app import _LOST_COUNTERS
 from agent.core.masking import Masker
-from agent.exporters.sending.sender import ItemsDropped
+from agent.exporters.sending.events import ItemsDropped
 from agent.telemetry import logs
 from agent.telemetry.events import LINE_INTERVAL_NS, Event, Telemetry
 from agent.telemetry.self_metrics import COUNTERS, GAUGES, HISTOGRAMS
@@ -102,6 +102,8 @@ WARNINGS = {
     "DeliveryRetried",
     "DestinationWarned",
     "Disconnected",
+    "MemorySpilling",
+    "MemoryUnknown",
     "ResultOversize",
     "ResultUndecodable",
     "ResultsUnavailable",
@@ -119,6 +121,8 @@ ERRORS = {
     "FileUnusable",
     "ItemsDropped",
     "ItemsRejected",
+    "MemoryCramped",
+    "MemoryShedding",
     "SetAside",
     "SignalShed",
     "SignalUnread",
@@ -126,7 +130,7 @@ ERRORS = {
     "StateRefused",
     "StorageFailed",
 }
-INFOS = {"AttemptsKept", "AttemptsRestored", "StorageRecovered", "Subscribed"}
+INFOS = {"AttemptsKept", "AttemptsRestored", "MemoryCalm", "StorageRecovered", "Subscribed"}
 
 
 def test_the_level_of_every_event_is_what_it_means() -> None:

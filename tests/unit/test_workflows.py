@@ -100,7 +100,7 @@ def test_runs_are_logged_without_their_results() -> None:
         ("stem.workflow.completed", "INFO", "workflow checkout is completed"),
     ]
     assert {record.trace_id for record in records} == {ids.trace_id(RUN)}
-    assert b"secret" not in b"".join(heard.correlator.recorder.log.records + heard.correlator.recorder.spans)
+    assert b"secret" not in b"".join([*heard.correlator.recorder.log.records, *heard.correlator.recorder.spans])
 
 
 def test_signals_of_a_run_that_was_told_are_late() -> None:

@@ -9,6 +9,7 @@ from opentelemetry.exporter.otlp.proto.http.version import __version__ as otlp_v
 
 from agent import __version__
 from agent.core.ledger import Ledger
+from agent.core.pressure import Pressure
 from agent.core.status import Reports
 from agent.exporters.otlp.answer import MAX_REQUEST_BYTES, request_too_large
 from agent.exporters.otlp.config import OtlpConfig
@@ -54,6 +55,7 @@ class OtlpExporter:
         telemetry: Telemetry,
         reports: Reports,
         storage: FileStorage | None = None,
+        pressure: Pressure | None = None,
     ) -> None:
         self._id = identity
         self._config = config
@@ -62,6 +64,7 @@ class OtlpExporter:
         self._telemetry = telemetry
         self._reports = reports
         self._storage = storage
+        self._pressure = pressure
         self._executor: ThreadPoolExecutor | None = None
         self._senders: dict[Kind, Sender] = {}
         self._throttle = Throttler(config.max_requests_per_second) if config.max_requests_per_second else None
@@ -101,6 +104,7 @@ class OtlpExporter:
             reports=self._reports,
             auth_grace=self._config.auth_grace,
             storage=self._storage,
+            pressure=self._pressure,
         )
 
     async def _send(self, kind: Kind, sealed: Sealed) -> Outcome:

@@ -1,8 +1,9 @@
-"""Closing batches by items and bytes: pure. Age is the sender's timer, because time is."""
+"""Closing batches by items, bytes and priority: pure. Age is the sender's timer, because time is."""
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
+from agent.core.pressure import Priority
 from agent.otlp.batch import Batch
 from agent.otlp.request import ITEM_OVERHEAD
 from agent.otlp.resource import Resource
@@ -14,11 +15,12 @@ Ages = tuple[tuple[int, int], ...]
 """When something happened (Unix nanoseconds), and how many items tell of it."""
 
 
-@dataclass(slots=True)
+@dataclass(slots=True, eq=False)
 class Pending:
     """Items that will travel in one request, grouped by resource; `begun_ns` is when the first of them came.
 
-    `ages` counts items by when the signals behind them happened, in units of `AGE_GRAIN_NS`.
+    `ages` counts items by when the signals behind them happened, in units of `AGE_GRAIN_NS`. `priority` is the highest
+    of its items.
     """
 
     parts: list[tuple[Resource, list[bytes]]] = field(default_factory=list)
@@ -26,6 +28,7 @@ class Pending:
     size: int = 0
     begun_ns: int = 0
     ages: dict[int, int] = field(default_factory=dict)
+    priority: Priority = Priority.ERRORS
 
     def age(self, since_ns: int, count: int) -> None:
         """Note how old the signals behind `count` items are; 0 is unknown."""
@@ -39,14 +42,30 @@ class Pending:
             self.parts.append((resource, []))
         self.parts[-1][1].append(item)
 
+    def absorb(self, other: "Pending") -> None:
+        """Take over the items of another one, which is of no use afterwards."""
+        for resource, items in other.parts:
+            mine = next((part for known, part in self.parts if known is resource), None)
+            if mine is None:
+                self.parts.append((resource, items))
+            else:
+                mine += items
+        self.count += other.count
+        self.size += other.size
+        self.begun_ns = min(self.begun_ns, other.begun_ns)
+        for grain, count in other.ages.items():
+            self.ages[grain] = self.ages.get(grain, 0) + count
+        self.priority = max(self.priority, other.priority)
+
 
 class Batcher:
     """Collects items into requests of at most `max_items` and `max_bytes`; one item alone may exceed either."""
 
-    def __init__(self, *, max_items: int, max_bytes: int) -> None:
+    def __init__(self, *, max_items: int, max_bytes: int, priority: Priority = Priority.ERRORS) -> None:
         self._max_items = max_items
         self._max_bytes = max_bytes
-        self.pending = Pending()
+        self._priority = priority
+        self.pending = Pending(priority=priority)
 
     def add(self, batch: Batch, now_ns: int = 0) -> Iterator[Pending]:
         """Take a batch at `now_ns` (Unix nanoseconds); yield every request that it filled."""
@@ -73,5 +92,41 @@ class Batcher:
 
     def flush(self) -> Pending:
         """Return what is pending and begin anew."""
-        pending, self.pending = self.pending, Pending()
+        pending, self.pending = self.pending, Pending(priority=self._priority)
         return pending
+
+
+class Intake:
+    """A batcher for each priority: what has to go when memory is short must not take along what is worth more."""
+
+    def __init__(self, *, max_items: int, max_bytes: int) -> None:
+        self._max_items = max_items
+        self._max_bytes = max_bytes
+        self._batchers: dict[Priority, Batcher] = {}
+
+    @property
+    def count(self) -> int:
+        """Items that wait for more of them."""
+        return sum(batcher.pending.count for batcher in self._batchers.values())
+
+    def add(self, batch: Batch, now_ns: int) -> Iterator[Pending]:
+        """Take a batch at `now_ns` (Unix nanoseconds); yield every request that it filled."""
+        batcher = self._batchers.get(batch.priority)
+        if batcher is None:
+            batcher = Batcher(max_items=self._max_items, max_bytes=self._max_bytes, priority=batch.priority)
+            self._batchers[batch.priority] = batcher
+        return batcher.add(batch, now_ns)
+
+    def flush(self, *, together: bool) -> list[Pending]:
+        """Return what is pending and begin anew; `together`, in as few requests as the limits allow."""
+        flushed: list[Pending] = []
+        for batcher in self._batchers.values():
+            if not batcher.pending.count:
+                continue
+            pending = batcher.flush()
+            last = flushed[-1] if flushed and together else None
+            if last and last.count + pending.count <= self._max_items and last.size + pending.size <= self._max_bytes:
+                last.absorb(pending)
+            else:
+                flushed.append(pending)
+        return flushed

@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
+from agent.core.pressure import Priority
 from agent.core.tasks import cancel
 from agent.exporters.sending.sealed import Sealed
 from agent.storage.disk import AWAY, Away
@@ -59,6 +60,10 @@ class BatchQueue(Protocol):
         """Bytes of the batches that are in memory alone."""
 
     @property
+    def spillable_bytes(self) -> int:
+        """Bytes of the batches that are in memory and on a disk."""
+
+    @property
     def oldest_ns(self) -> int:
         """When the oldest batch that waits was begun, or before (Unix nanoseconds); 0 if none waits."""
 
@@ -77,8 +82,11 @@ class BatchQueue(Protocol):
     async def put_back(self, taken: Taken) -> None:
         """Take a batch in again whose way was cut short."""
 
-    def shed(self) -> Sealed | None:
-        """Give up the oldest batch that is in memory alone; None if there is none."""
+    def shed(self, priority: Priority = Priority.SIGNALS) -> Sealed | None:
+        """Give up the oldest batch of at most this priority that is in memory alone; None if there is none."""
+
+    def spill(self) -> None:
+        """Forget what is on a disk, too, and let the disk have the rest."""
 
     async def close(self) -> int:
         """End; return the items that end with it."""
@@ -88,6 +96,7 @@ class MemoryQueue:
     """Batches in memory."""
 
     keeps = False
+    spillable_bytes = 0
 
     def __init__(self) -> None:
         self._line: deque[Sealed] = deque()
@@ -125,14 +134,18 @@ class MemoryQueue:
         """Take a batch in again."""
         self.add(taken.sealed)
 
-    def shed(self) -> Sealed | None:
-        """Give up the oldest batch."""
-        if not self._line:
-            return None
-        sealed = self._line.popleft()
-        self.items -= sealed.count
-        self.memory_bytes -= len(sealed.body)
-        return sealed
+    def shed(self, priority: Priority = Priority.SIGNALS) -> Sealed | None:
+        """Give up the oldest batch of at most this priority."""
+        for index, sealed in enumerate(self._line):
+            if sealed.priority <= priority:
+                del self._line[index]
+                self.items -= sealed.count
+                self.memory_bytes -= len(sealed.body)
+                return sealed
+        return None
+
+    def spill(self) -> None:
+        """Do nothing: there is no disk."""
 
     async def close(self) -> int:
         """End; everything ends with it."""
@@ -187,6 +200,11 @@ class DiskQueue:
         """Bytes of the batches that the disk did not take."""
         return self._memory.memory_bytes
 
+    @property
+    def spillable_bytes(self) -> int:
+        """Bytes of the hot batches."""
+        return self._hot_bytes
+
     async def open(self) -> None:
         """Find what an earlier process left; later, if the disk cannot be read now."""
         stock = await self._storage.attach(self._name, self)
@@ -220,11 +238,11 @@ class DiskQueue:
             else:
                 self._hot[identity] = sealed
                 self._hot_bytes += len(sealed.body)
-                self._cool_down()
+                self._cool_down(HOT_BYTES, but=1)
             self._keeper.ready()
 
-    def _cool_down(self) -> None:
-        while self._hot_bytes > HOT_BYTES and len(self._hot) > 1:
+    def _cool_down(self, size: int = 0, *, but: int = 0) -> None:
+        while self._hot_bytes > size and len(self._hot) > but:
             _, oldest = self._hot.popitem(last=False)
             self._hot_bytes -= len(oldest.body)
             if not self._cold_batches:
@@ -285,9 +303,15 @@ class DiskQueue:
         self._cold_batches += 1
         self._cold_items += taken.sealed.count
 
-    def shed(self) -> Sealed | None:
-        """Give up the oldest batch that the disk did not take."""
-        return self._memory.shed()
+    def shed(self, priority: Priority = Priority.SIGNALS) -> Sealed | None:
+        """Give up the oldest batch of at most this priority that the disk did not take."""
+        return self._memory.shed(priority)
+
+    def spill(self) -> None:
+        """Forget what is hot: it is read when its turn comes. Try again to write the rest."""
+        self._cool_down()
+        if self._memory.items and not self._storage.failure:
+            self.recovered()
 
     async def close(self) -> int:
         """End: what is on the disk stays there, what is not ends with us."""

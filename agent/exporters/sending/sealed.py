@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 from uuid import uuid4
 
+from agent.core.pressure import Priority
 from agent.exporters.sending.batcher import AGE_GRAIN_NS, Ages, Pending
 from agent.otlp.request import encode_request
 
@@ -31,7 +32,8 @@ class Sealed:
 
     `begun_ns` is when the first item came (Unix nanoseconds, 0 unknown), `ages` how old the signals behind them are.
     `encoding` is the content coding of the body (RFC 9110). `batch_id` stays with it through every repetition and
-    restart, so that a destination can recognise what it has.
+    restart, so that a destination can recognise what it has. `priority` is the highest of its items; it is not known of
+    what was read from a disk, and not needed there.
     """
 
     body: bytes
@@ -41,6 +43,7 @@ class Sealed:
     ages: Ages = ()
     encoding: str = "identity"
     batch_id: str = field(default_factory=lambda: uuid4().hex)
+    priority: Priority = Priority.ERRORS
 
 
 def gzip(data: bytes) -> bytes:
@@ -70,4 +73,12 @@ def seal(pending: Pending, coding: Coding) -> Sealed:
     """Encode the request and compress it; runs in a thread."""
     request = encode_request(pending.parts)
     ages = tuple((grain * AGE_GRAIN_NS, count) for grain, count in pending.ages.items())
-    return Sealed(coding.compress(request), pending.count, len(request), pending.begun_ns, ages, coding.name)
+    return Sealed(
+        coding.compress(request),
+        pending.count,
+        len(request),
+        begun_ns=pending.begun_ns,
+        ages=ages,
+        encoding=coding.name,
+        priority=pending.priority,
+    )

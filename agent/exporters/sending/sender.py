@@ -2,19 +2,18 @@
 
 import asyncio
 import contextlib
-import logging
 from collections import deque
 from concurrent.futures import Executor
-from dataclasses import dataclass
-from typing import ClassVar
 
 from agent.core.clock import NANOSECONDS
 from agent.core.ledger import Account
+from agent.core.pressure import Pressure, Priority
 from agent.core.status import Reports
 from agent.core.tasks import cancel
-from agent.exporters.sending.batcher import Batcher, Pending
+from agent.exporters.sending.batcher import Intake, Pending
 from agent.exporters.sending.config import QueueConfig, RetryConfig
 from agent.exporters.sending.delivery import Again, Delivery, Grace
+from agent.exporters.sending.events import DeliveryRetried, DestinationWarned, ItemsDropped, ItemsRejected
 from agent.exporters.sending.outcome import Delivered, Drop
 from agent.exporters.sending.queue import BatchQueue, DiskQueue, MemoryQueue, Taken
 from agent.exporters.sending.sealed import Coding, Sealed, seal
@@ -22,79 +21,14 @@ from agent.exporters.sending.watch import Transport, Watch
 from agent.otlp.batch import Batch
 from agent.storage.file_storage import FileStorage
 from agent.storage.rows import End, QueueName
-from agent.telemetry.events import Event, Telemetry
+from agent.telemetry.events import Telemetry
 
 QUEUE_OVERFLOW = "queue_overflow"
+MEMORY_LIMIT = "memory_limit"
 SHUTDOWN = "shutdown"
 INTERNAL_ERROR = "internal_error"
 _SEAL_SECONDS = 1.0
 """Within so long everything is on the disk when the agent stops, however little time is left for the network."""
-
-
-@dataclass(frozen=True, slots=True)
-class DeliveryRetried(Event):
-    """The destination could not take a batch now."""
-
-    exporter: str
-    signal: str
-    reason: str
-    detail: str
-    retry_in: float
-
-    phrase: ClassVar[str] = "delivery failed; will retry"
-    counter: ClassVar[str | None] = "stem_agent.exporter.retries"
-    labels: ClassVar[tuple[str, ...]] = ("exporter", "signal", "reason")
-
-
-@dataclass(frozen=True, slots=True)
-class ItemsDropped(Event):
-    """Accepted items will never arrive."""
-
-    exporter: str
-    signal: str
-    reason: str
-    items: int
-    detail: str
-
-    phrase: ClassVar[str] = "dropped telemetry"
-    level: ClassVar[int] = logging.ERROR
-    labels: ClassVar[tuple[str, ...]] = ("exporter", "signal", "reason")
-
-    @property
-    def amount(self) -> int:
-        """How many items."""
-        return self.items
-
-
-@dataclass(frozen=True, slots=True)
-class ItemsRejected(Event):
-    """The destination took the request but refused some of its items."""
-
-    exporter: str
-    signal: str
-    items: int
-    detail: str
-
-    phrase: ClassVar[str] = "destination rejected items"
-    level: ClassVar[int] = logging.ERROR
-    labels: ClassVar[tuple[str, ...]] = ("exporter", "signal")
-
-    @property
-    def amount(self) -> int:
-        """How many items."""
-        return self.items
-
-
-@dataclass(frozen=True, slots=True)
-class DestinationWarned(Event):
-    """The destination accepted everything, with a message."""
-
-    exporter: str
-    signal: str
-    detail: str
-
-    phrase: ClassVar[str] = "destination accepted with a warning"
-    labels: ClassVar[tuple[str, ...]] = ("exporter", "signal")
 
 
 class Sender:
@@ -117,6 +51,7 @@ class Sender:
         reports: Reports,
         auth_grace: float = 0.0,
         storage: FileStorage | None = None,
+        pressure: Pressure | None = None,
     ) -> None:
         self._config = queue
         # What is on disk is limited by age and size there, not by a time for retrying.
@@ -136,8 +71,9 @@ class Sender:
         self._account = account
         self._telemetry = telemetry
         self._executor = executor
+        self._pressure = pressure or Pressure()
         self._grace = Grace(auth_grace)
-        self._batcher = Batcher(max_items=queue.batch.max_items, max_bytes=queue.batch.max_bytes)
+        self._intake = Intake(max_items=queue.batch.max_items, max_bytes=queue.batch.max_bytes)
         self._unsealed: deque[Pending] = deque()
         self._unsealed_bytes = 0
         name = QueueName(account.exporter, account.kind)
@@ -173,7 +109,7 @@ class Sender:
     @property
     def held(self) -> int:
         """Items counted where they are: pending, waiting, under way. The account's `held` must say the same."""
-        count = self._batcher.pending.count + sum(pending.count for pending in self._unsealed)
+        count = self._intake.count + sum(pending.count for pending in self._unsealed)
         return count + self._queue.items + sum(taken.sealed.count for taken in self._under_way.values())
 
     # --- in --------------------------------------------------------------------------------------------------------
@@ -181,9 +117,13 @@ class Sender:
     def consume(self, batch: Batch) -> None:
         """Accept a batch; never waits."""
         self._account.accepted += batch.count
-        for full in self._batcher.add(batch, self._telemetry.clock()):
+        if batch.priority < self._pressure.floor:
+            detail = f"memory is short: nothing below {self._pressure.floor.name.lower()} is taken"
+            self.dropped(MEMORY_LIMIT, batch.count, detail)
+            return
+        for full in self._intake.add(batch, self._telemetry.clock()):
             self._close(full)
-        if self._batcher.pending.count and self._flush_timer is None:
+        if self._flush_timer is None and self._intake.count:
             loop = asyncio.get_running_loop()
             self._flush_timer = loop.call_later(self._config.batch.flush_timeout, self._flush)
 
@@ -191,8 +131,11 @@ class Sender:
         if self._flush_timer:
             self._flush_timer.cancel()
             self._flush_timer = None
-        if self._batcher.pending.count:
-            self._close(self._batcher.flush())
+        # What is sent at once goes together. What may have to wait may also have to go, each priority in its turn.
+        waits = bool(self._unsealed or self._queue.items or self._under_way)
+        together = self._queue.keeps or not (waits and self._pressure.guarded)
+        for pending in self._intake.flush(together=together):
+            self._close(pending)
 
     def _close(self, pending: Pending) -> None:
         self._unsealed.append(pending)
@@ -215,11 +158,43 @@ class Sender:
             self._watch.overflowed()
             self.dropped(QUEUE_OVERFLOW, count, f"queue_size of {self._config.queue_size} bytes reached")
 
+    # --- when memory is short ----------------------------------------------------------------------------------------
+
+    @property
+    def spillable_bytes(self) -> int:
+        """Bytes that are on the disk, too."""
+        return self._queue.spillable_bytes
+
+    @property
+    def held_bytes(self) -> int:
+        """Bytes that may be given up."""
+        return self.queued_bytes
+
+    def spill(self) -> None:
+        """Forget what is on the disk, too."""
+        self._queue.spill()
+
+    def shed(self, priority: Priority, size: int) -> int:
+        """Give up the oldest batches of at most this priority until they are `size` bytes; return their bytes."""
+        freed = count = 0
+        while freed < size and (sealed := self._queue.shed(priority)):
+            freed, count = freed + len(sealed.body), count + sealed.count
+        for pending in tuple(self._unsealed):
+            if freed < size and pending.priority <= priority:
+                self._unsealed.remove(pending)
+                self._unsealed_bytes -= pending.size
+                freed, count = freed + pending.size, count + pending.count
+        if count:
+            self.dropped(MEMORY_LIMIT, count, f"memory is short: the oldest {priority.name.lower()} had to go")
+            self._watch.filled(self.queued_bytes)
+        return freed
+
     # --- out -------------------------------------------------------------------------------------------------------
 
     async def start(self) -> None:
         """Find what an earlier process left, and start sealing and sending."""
         self._stopping.clear()
+        self._pressure.join(self)
         await self._queue.open()
         self._tasks = [asyncio.create_task(self._seal_all(), name=f"{self.name}: seal")]
         self._tasks += [
@@ -254,10 +229,12 @@ class Sender:
         while self._under_way:
             _, taken = self._under_way.popitem()
             await self._queue.put_back(taken)
-        left = self._batcher.flush().count + sum(pending.count for pending in self._unsealed)
+        left = sum(pending.count for pending in self._intake.flush(together=True))
+        left += sum(pending.count for pending in self._unsealed)
         self._unsealed.clear()
         self._unsealed_bytes = 0
         left += await self._queue.close()
+        self._pressure.leave(self)
         if left:
             self.dropped(SHUTDOWN, left, "not delivered before shutdown_timeout")
 

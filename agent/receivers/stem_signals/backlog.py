@@ -8,6 +8,7 @@ when here is full the *oldest* is shed, because every later signal of an attempt
 from collections import deque
 from collections.abc import Callable
 
+from agent.core.pressure import Priority
 from agent.stem.wire import Outage
 
 Message = tuple[bytes, bytes]
@@ -22,6 +23,8 @@ class Backlog:
 
     Outages stand between the messages before and after them, and are never shed.
     """
+
+    spillable_bytes = 0
 
     __slots__ = ("_messages", "_on_shed", "_outages", "_taken", "bytes", "limit")
 
@@ -61,6 +64,21 @@ class Backlog:
         self.bytes += len(channel) + len(payload) + MESSAGE_OVERHEAD
         while self.bytes > self.limit and len(self._messages) > 1:
             self._on_shed(*self._pop(1)[0])
+
+    @property
+    def held_bytes(self) -> int:
+        """The same as `bytes`: all of it may be given up (see `Holder`)."""
+        return self.bytes
+
+    def spill(self) -> None:
+        """Do nothing: nothing of it is on a disk."""
+
+    def shed(self, priority: Priority, size: int) -> int:
+        """Give up the oldest messages when it is their turn, until they are `size` bytes; return their bytes."""
+        before = self.bytes
+        while priority >= Priority.SIGNALS and self._messages and before - self.bytes < size:
+            self._on_shed(*self._pop(1)[0])
+        return before - self.bytes
 
     def take(self, most: int) -> list[Message]:
         """Remove and return up to `most` messages, oldest first, and none from beyond an outage."""

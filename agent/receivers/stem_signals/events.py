@@ -135,12 +135,12 @@ class SignalOversize(Event):
 
 @dataclass(frozen=True, slots=True)
 class SignalShed(Event):
-    """A raw signal had to go because the backlog was full."""
+    """A raw signal had to go because the backlog was full, or memory short."""
 
     receiver: str
     backlog: int
 
-    phrase: ClassVar[str] = "backlog full; shedding the oldest signals"
+    phrase: ClassVar[str] = "shedding the oldest signals: the backlog is full, or memory is short"
     level: ClassVar[int] = logging.ERROR
     counter: ClassVar[str | None] = "stem_agent.signals.lost"
     labels: ClassVar[tuple[str, ...]] = ("receiver",)

@@ -9,6 +9,7 @@ import msgspec
 from agent.core.backoff import Backoff
 from agent.core.clock import NANOSECONDS, Clock
 from agent.core.errors import StartupError
+from agent.core.pressure import Pressure
 from agent.core.states import StateStore
 from agent.core.status import Reports, State
 from agent.core.tasks import cancel
@@ -57,6 +58,7 @@ class StemSignalsReceiver:
         clock: Clock,
         reports: Reports,
         store: StateStore | None = None,
+        pressure: Pressure | None = None,
     ) -> None:
         self._id = identity
         self._keeping = Keeping(store, f"receivers/{identity}", identity, telemetry) if store else None
@@ -66,6 +68,8 @@ class StemSignalsReceiver:
         self._clock = clock
         self._zone = ZoneInfo(config.assume_timezone)
         self._backlog = Backlog(config.backlog, self._shed)
+        if pressure:
+            pressure.join(self._backlog)
         self._sequence = SequenceTracker()
         self._canary = (
             Canary(identity, config, telemetry, reports.part("canary"), heard=lambda: self._backlog.pushed)
@@ -379,7 +383,9 @@ class StemSignalsReceiver:
 
     def _judge_backlog(self) -> None:
         if self._sheds:
-            self._backlog_status.degraded(f"full: more than {self._backlog.limit} bytes waited; the oldest are shed")
+            self._backlog_status.degraded(
+                f"more than {self._backlog.limit} bytes waited, or memory is short; the oldest are shed"
+            )
         elif self._backlog_status.state is not State.OK:
             self._backlog_status.ok()
         self._sheds = False
