@@ -289,7 +289,7 @@ def test_a_clock_that_was_set_back_ages_nobody_and_rejuvenates_nobody(back: int)
     heard.restart(at_ns=heard.now_ns - back * SECOND)
     later = heard.correlator
     assert [heard.now_ns - attempt.opened_ns for attempt in later.tasks.attempts] == [500 * SECOND]
-    assert all(process.heard_ns == heard.now_ns for process in later._processes.everybody())
+    assert all(process.heard_ns == heard.now_ns for process in later._processes.speaking())
     ages = heard.metrics()["stem.tasks.active.oldest_age"].gauge.data_points
     assert all(point.as_double >= 0 for point in ages)
     heard.pass_time(99)
