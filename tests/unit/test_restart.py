@@ -424,7 +424,7 @@ def test_another_shape_needs_another_version(module: Any, version: int, fingerpr
 
 def test_a_process_that_nobody_knows_any_more_is_still_that_of_its_attempts() -> None:
     heard = Heard(CorrelateConfig(worker_ttl=10.0)).hear(started(Story())[0]).pass_time(30)
-    assert not list(heard.correlator._processes.everybody())
+    assert not list(heard.correlator._processes.speaking())
     heard.restart(1)
     [attempt] = heard.correlator.tasks.attempts
     assert isinstance(attempt.process, Process)
