@@ -299,13 +299,22 @@ class CorrelateConnector:
         self._correlator.collect(now_ns)
         metrics, points = self._correlator.recorder.metrics.collect(now_ns)
         if points:
-            self._send(Kind.METRICS, metrics, points, priority=Priority.METRICS)
+            self._send(Kind.METRICS, metrics, sum(points), priority=Priority.METRICS, counts=points)
 
-    def _send(self, kind: Kind, items: list[bytes], count: int, since_ns: int = 0, *, priority: Priority) -> None:
+    def _send(
+        self,
+        kind: Kind,
+        items: list[bytes],
+        count: int,
+        since_ns: int = 0,
+        *,
+        priority: Priority,
+        counts: Sequence[int] = (),
+    ) -> None:
         if consumer := self._outputs.get(kind):
             if since_ns and self._clock() - since_ns > _MAX_AGE_NS:
                 since_ns = 0
-            consumer.consume(Batch(kind, self._resource, items, count, since_ns, priority))
+            consumer.consume(Batch(kind, self._resource, items, count, since_ns, priority, counts))
 
     def _move_counters(self, counters: list[tuple[tuple[str, str], int]]) -> None:
         for (name, value), amount in counters:

@@ -22,9 +22,9 @@ class Batch:
     """Encoded items of one kind under one resource.
 
     An item is the payload of one `Span`, `LogRecord` or `Metric` message; `count` is what the ledger and OTLP's
-    partial success count: spans, log records, or data points (a metric has many). `since_ns` is when the oldest signal
-    that they tell of happened (Unix nanoseconds); 0 where there is none to speak of. What nobody ranked has the
-    `priority` of what is kept longest.
+    partial success count: spans, log records, or data points. A metric has many: then `counts` says how many each item
+    has. `since_ns` is when the oldest signal that they tell of happened (Unix nanoseconds); 0 where there is none to
+    speak of. What nobody ranked has the `priority` of what is kept longest.
     """
 
     kind: Kind
@@ -33,6 +33,7 @@ class Batch:
     count: int
     since_ns: int = 0
     priority: Priority = Priority.ERRORS
+    counts: Sequence[int] = ()
 
     @property
     def size(self) -> int:

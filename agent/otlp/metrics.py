@@ -199,16 +199,16 @@ class Aggregator:
                     for each in fits[: self._limit]
                 }
 
-    def collect(self, now_ns: int) -> tuple[list[bytes], int]:
-        """End stale series; return the encoded `Metric` messages and the number of their data points."""
-        metrics, points = [], 0
+    def collect(self, now_ns: int) -> tuple[list[bytes], list[int]]:
+        """End stale series; return the encoded `Metric` messages, and how many data points each has."""
+        metrics, points = [], []
         for instrument, table in self._series.items():
             stale = [key for key, series in table.items() if now_ns - series.seen_ns > self._ttl_ns]
             for key in stale:
                 del table[key]
             if table:
                 metrics.append(_encode(instrument, table, now_ns).SerializeToString())
-                points += len(table)
+                points.append(len(table))
         self._last_collect_ns = now_ns
         return metrics, points
 

@@ -1,5 +1,7 @@
 """`resource`: adds, changes or removes resource attributes."""
 
+from dataclasses import replace
+
 from pydantic import Field
 
 from agent.core.component import Passive
@@ -31,4 +33,4 @@ class ResourceProcessor(Passive):
             attributes = {**batch.resource.attributes, **self._config.set}
             changed = Resource({key: value for key, value in attributes.items() if key not in self._config.remove})
             known = self._changed[id(batch.resource)] = (batch.resource, changed)
-        self._consumer.consume(Batch(batch.kind, known[1], batch.items, batch.count, batch.since_ns, batch.priority))
+        self._consumer.consume(replace(batch, resource=known[1]))

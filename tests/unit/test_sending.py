@@ -4,7 +4,7 @@ import asyncio
 import io
 import random
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from typing import Any
@@ -40,9 +40,9 @@ RESOURCE = Resource({"service.name": "shop"})
 NOW = datetime(2026, 4, 23, 10, 0, 0, tzinfo=UTC)
 
 
-def batch(*sizes: int, count: int | None = None) -> Batch:
+def batch(*sizes: int, counts: Sequence[int] = ()) -> Batch:
     items = [Span(name="x" * size).SerializeToString() for size in sizes]
-    return Batch(Kind.TRACES, RESOURCE, items, len(items) if count is None else count)
+    return Batch(Kind.TRACES, RESOURCE, items, sum(counts) or len(items), counts=counts)
 
 
 @given(st.lists(st.lists(st.integers(0, 300), max_size=20), max_size=10), st.integers(1, 12), st.integers(1, 2000))
@@ -83,8 +83,14 @@ def test_every_item_travels_with_the_age_of_its_signal(inputs: list[tuple[int, i
 
 def test_data_points_are_counted_not_metrics() -> None:
     batcher = Batcher(max_items=100, max_bytes=1 << 20)
-    assert list(batcher.add(batch(1, 1, 1, count=10))) == []
+    assert list(batcher.add(batch(1, 1, 1, counts=(7, 2, 1)))) == []
     assert batcher.flush().count == 10
+
+
+def test_a_batch_that_is_parted_counts_the_data_points_that_each_part_has() -> None:
+    batcher = Batcher(max_items=8, max_bytes=1 << 20)
+    (first,) = batcher.add(batch(1, 1, 1, 1, counts=(7, 1, 1, 3)))
+    assert (first.count, batcher.flush().count) == (8, 4)
 
 
 @given(st.floats(0.001, 10), st.floats(0.001, 100), st.integers(1, 30), st.randoms(use_true_random=False))

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 
 from agent.core.pressure import Priority
 from agent.otlp.batch import Batch
@@ -69,13 +70,10 @@ class Batcher:
 
     def add(self, batch: Batch, now_ns: int = 0) -> Iterator[Pending]:
         """Take a batch at `now_ns` (Unix nanoseconds); yield every request that it filled."""
-        # A metric is one item with many data points: they are counted evenly, the last item takes the rest.
-        per_item, rest = divmod(batch.count, len(batch.items)) if batch.items else (0, 0)
         before = self.pending.count
         if not before:
             self.pending.begun_ns = now_ns
-        for index, item in enumerate(batch.items):
-            count = per_item + (rest if index == len(batch.items) - 1 else 0)
+        for item, count in zip(batch.items, batch.counts or repeat(1, len(batch.items)), strict=True):
             size = len(item) + ITEM_OVERHEAD
             pending = self.pending
             if pending.count and (pending.count + count > self._max_items or pending.size + size > self._max_bytes):
