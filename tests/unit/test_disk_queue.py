@@ -217,6 +217,20 @@ async def test_a_directory_that_cannot_be_used_costs_the_disk_not_the_data(tmp_p
     assert process.on_disk.held == 10
 
 
+async def test_a_disk_that_works_again_unnoticed_takes_what_a_stop_leaves(tmp_path: Path, server: Server) -> None:
+    place = tmp_path / "storage"
+    place.write_text("a file where the directory is to be")
+    process = Process(place, server)
+    await process.start()
+    server.up.clear()
+    process.sender.consume(batch(15))
+    await until(lambda: process.sender._queue.items == 10)
+    place.unlink()
+    await process.stop(0)
+    assert (process.account.held, process.account.lost) == (15, 0)
+    assert process.on_disk == Books(15, 0, 0, {}, 15)
+
+
 async def test_what_the_disk_did_not_take_is_lost_with_the_process_and_counted(tmp_path: Path, server: Server) -> None:
     place = tmp_path / "storage"
     place.write_text("a file where the directory is to be")

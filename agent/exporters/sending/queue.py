@@ -4,6 +4,7 @@ Every item is counted in `items` from the call of `put` until `take` has returne
 """
 
 import asyncio
+import contextlib
 from collections import OrderedDict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -317,9 +318,15 @@ class DiskQueue:
         """End: what is on the disk stays there, what is not ends with us."""
         if self._recovering:
             await cancel([self._recovering])
-            self._recovering = None
         if self._putting:
             await asyncio.wait(self._putting, timeout=PUT_SECONDS)
+        if self._memory.items and not self._putting:  # the disk may work again, and nobody have noticed
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(PUT_SECONDS):
+                    await self._catch_up()
+        recovering, self._recovering = self._recovering, None
+        if recovering:
+            await cancel([recovering])
         # What a disk that hangs has not taken by now may be on it in the end; nobody can promise it.
         return await self._memory.close() + sum(self._putting.values())
 
@@ -363,10 +370,10 @@ class DiskQueue:
             if await self._storage.remove(self._name, identity, end) is AWAY:
                 return
             del self._ended[identity]
-        for _ in range(self._memory.items):
-            if self._storage.failure or not (sealed := self._memory.shed()):
-                break
+        while self._known and (sealed := self._memory.shed()):
             await self.put(sealed)
+            if self._storage.failure:
+                break
         self._keeper.ready()
 
 
