@@ -205,7 +205,7 @@ async def test_a_directory_that_cannot_be_used_costs_the_disk_not_the_data(tmp_p
     assert process.storage.failure
     server.up.clear()
     process.sender.consume(batch(10))
-    await until(lambda: process.sender._queue.memory_bytes > 0)
+    await until(lambda: process.sender._queue.memory.bytes > 0)
     process.check()
     place.unlink()
     await process.storage.look_after()

@@ -34,6 +34,7 @@ from agent.exporters.sending.sender import INTERNAL_ERROR, QUEUE_OVERFLOW, SHUTD
 from agent.otlp.batch import Batch, Kind
 from agent.otlp.resource import Resource
 from agent.telemetry.events import Telemetry
+from tests.conftest import until
 from tests.support import SECOND
 
 RESOURCE = Resource({"service.name": "shop"})
@@ -295,6 +296,24 @@ async def test_a_full_queue_drops_the_oldest_and_counts(executor: ThreadPoolExec
     gate.set()
     await sending.sender.stop(0.05)
     assert sending.account.held == 0
+
+
+@pytest.mark.parametrize(
+    ("sizer", "size", "kept"),
+    [("items", 4, 4), ("requests", 3, 6), ("bytes", 1000, 6)],
+)
+async def test_a_queue_is_measured_in_what_its_sizer_says(
+    executor: ThreadPoolExecutor, sizer: str, size: int, kept: int
+) -> None:
+    script = Script(lambda _: None)  # the first batch is under way for ever
+    sending = Sending(script, executor, sizer=sizer, queue_size=size, batch={"max_items": 2})
+    await sending.sender.start()
+    for _ in range(10):
+        sending.sender.consume(batch(100, 100))
+        await until(lambda: not sending.sender._unsealed)
+    assert sending.account.dropped == {QUEUE_OVERFLOW: 18 - kept}
+    assert sending.account.held == sending.sender.held == kept + 2
+    await sending.sender.stop(0)
 
 
 async def test_a_stop_under_a_hanging_destination_keeps_its_deadline(executor: ThreadPoolExecutor) -> None:

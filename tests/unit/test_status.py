@@ -149,6 +149,7 @@ class Watched:
             delivery=reports.part("traces"),
             queue=reports.part("traces.queue"),
             queue_size=1000,
+            unit="bytes",
             duration=self.duration,
             latency=self.latency,
         )

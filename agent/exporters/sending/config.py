@@ -1,5 +1,7 @@
 """What an operator writes about batching, queueing and retrying."""
 
+from typing import Literal
+
 from pydantic import Field
 
 from agent.settings.model import Config
@@ -19,17 +21,29 @@ class BatchConfig(Config):
     )
 
 
+_CAPACITIES = {"bytes": 64 << 20, "items": 100_000, "requests": 1_000}
+
+
 class QueueConfig(Config):
     """What is held in memory while the destination is slow or away."""
 
-    queue_size: ByteSize = Field(
-        64 << 20, gt=0, description="bytes held per kind (traces, metrics, logs); beyond it the oldest batch is dropped"
+    sizer: Literal["bytes", "items", "requests"] = Field("bytes", description="what `queue_size` counts")
+    queue_size: ByteSize | None = Field(
+        None,
+        gt=0,
+        description="held in memory per kind (traces, metrics, logs); beyond it the oldest batch is dropped. "
+        "Absent: 64MiB, 100000 items or 1000 requests",
     )
     storage: str | None = Field(
         None, description="id of a `file_storage`: sealed batches are kept there until they are accepted"
     )
     num_consumers: int = Field(1, gt=0, le=64, description="requests under way at once, per kind")
     batch: BatchConfig = Field(default_factory=BatchConfig, description="when a batch is closed")
+
+    @property
+    def capacity(self) -> int:
+        """What is held at the most, in the unit of `sizer`."""
+        return self.queue_size or _CAPACITIES[self.sizer]
 
 
 class RetryConfig(Config):

@@ -57,8 +57,8 @@ class BatchQueue(Protocol):
         """Items that wait."""
 
     @property
-    def memory_bytes(self) -> int:
-        """Bytes of the batches that are in memory alone."""
+    def memory(self) -> "MemoryQueue":
+        """The batches that are in memory alone."""
 
     @property
     def spillable_bytes(self) -> int:
@@ -102,7 +102,17 @@ class MemoryQueue:
     def __init__(self) -> None:
         self._line: deque[Sealed] = deque()
         self.items = 0
-        self.memory_bytes = 0
+        self.bytes = 0
+
+    @property
+    def memory(self) -> "MemoryQueue":
+        """All of it."""
+        return self
+
+    @property
+    def batches(self) -> int:
+        """Batches that wait."""
+        return len(self._line)
 
     @property
     def oldest_ns(self) -> int:
@@ -121,7 +131,7 @@ class MemoryQueue:
         """Take a batch in."""
         self._line.append(sealed)
         self.items += sealed.count
-        self.memory_bytes += len(sealed.body)
+        self.bytes += len(sealed.body)
 
     async def take(self) -> Taken | None:
         """Hand out the oldest batch."""
@@ -141,7 +151,7 @@ class MemoryQueue:
             if sealed.priority <= priority:
                 del self._line[index]
                 self.items -= sealed.count
-                self.memory_bytes -= len(sealed.body)
+                self.bytes -= len(sealed.body)
                 return sealed
         return None
 
@@ -197,9 +207,9 @@ class DiskQueue:
         return hot.begun_ns if hot else self._memory.oldest_ns
 
     @property
-    def memory_bytes(self) -> int:
-        """Bytes of the batches that the disk did not take."""
-        return self._memory.memory_bytes
+    def memory(self) -> MemoryQueue:
+        """The batches that the disk did not take."""
+        return self._memory
 
     @property
     def spillable_bytes(self) -> int:

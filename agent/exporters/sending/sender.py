@@ -34,7 +34,7 @@ _SEAL_SECONDS = 1.0
 class Sender:
     """Batches, seals, holds and delivers the items of one account.
 
-    What is held in memory never exceeds `queue_size` bytes: the oldest batch that is not under way is dropped and
+    What is held in memory never exceeds `queue_size`: the oldest batch that is not under way is dropped and
     counted. With a `storage` every sealed batch is written to disk before it is sent, where other limits hold.
     """
 
@@ -63,7 +63,8 @@ class Sender:
             clock=telemetry.clock,
             delivery=reports.part(account.kind),
             queue=reports.part(f"{account.kind}.queue"),
-            queue_size=queue.queue_size,
+            queue_size=queue.capacity,
+            unit=queue.sizer,
             duration=telemetry.histogram("stem_agent.exporter.duration", **labels),
             latency=telemetry.histogram("stem_agent.pipeline.latency", **labels),
         )
@@ -96,7 +97,18 @@ class Sender:
     @property
     def queued_bytes(self) -> int:
         """Bytes of closed batches that wait in memory alone; what is under way is bounded by its own limits."""
-        return self._unsealed_bytes + self._queue.memory_bytes
+        return self._unsealed_bytes + self._queue.memory.bytes
+
+    @property
+    def queued(self) -> int:
+        """What waits in memory alone, in the unit of `sizer`."""
+        match self._config.sizer:
+            case "items":
+                return sum(pending.count for pending in self._unsealed) + self._queue.memory.items
+            case "requests":
+                return len(self._unsealed) + self._queue.memory.batches
+            case _:
+                return self.queued_bytes
 
     @property
     def oldest_ns(self) -> int:
@@ -141,13 +153,13 @@ class Sender:
         self._unsealed.append(pending)
         self._unsealed_bytes += pending.size
         self._make_room()
-        self._watch.filled(self.queued_bytes)
+        self._watch.filled(self.queued)
         self._idle.clear()
         self._sealed_up.clear()
         self._to_seal.set()
 
     def _make_room(self) -> None:
-        while self.queued_bytes > self._config.queue_size:
+        while self.queued > self._config.capacity:
             if (oldest := self._queue.shed()) is not None:
                 count = oldest.count
             elif len(self._unsealed) > 1:
@@ -156,7 +168,7 @@ class Sender:
             else:
                 return
             self._watch.overflowed()
-            self.dropped(QUEUE_OVERFLOW, count, f"queue_size of {self._config.queue_size} bytes reached")
+            self.dropped(QUEUE_OVERFLOW, count, f"queue_size of {self._config.capacity} {self._config.sizer} reached")
 
     # --- when memory is short ----------------------------------------------------------------------------------------
 
@@ -186,7 +198,7 @@ class Sender:
                 freed, count = freed + pending.size, count + pending.count
         if count:
             self.dropped(MEMORY_LIMIT, count, f"memory is short: the oldest {priority.name.lower()} had to go")
-            self._watch.filled(self.queued_bytes)
+            self._watch.filled(self.queued)
         return freed
 
     # --- out -------------------------------------------------------------------------------------------------------
@@ -274,7 +286,7 @@ class Sender:
                 self._look_around()
                 await self._to_send.wait()
                 continue
-            self._watch.filled(self.queued_bytes)
+            self._watch.filled(self.queued)
             self._under_way[task] = taken
             end = await self._deliver(taken.sealed)
             del self._under_way[task]
@@ -353,5 +365,6 @@ class Sender:
             return max(0, telemetry.clock() - oldest_ns) / NANOSECONDS if oldest_ns else 0.0
 
         telemetry.gauge("stem_agent.exporter.queue.size", lambda: float(self.queued_bytes), **labels)
-        telemetry.gauge("stem_agent.exporter.queue.capacity", lambda: float(self._config.queue_size), **labels)
+        if self._config.sizer == "bytes":  # the unit of both
+            telemetry.gauge("stem_agent.exporter.queue.capacity", lambda: float(self._config.capacity), **labels)
         telemetry.gauge("stem_agent.exporter.queue.oldest_age", oldest_age, **labels)

@@ -18,7 +18,7 @@ _NEARLY_FULL, _ROOMY = 0.8, 0.5  # shares of the queue; apart, so that a queue a
 
 
 class Watch:
-    """A transport that tells what comes of each attempt; `queue_size` in bytes."""
+    """A transport that tells what comes of each attempt; `queue_size` in `unit`s."""
 
     def __init__(
         self,
@@ -28,6 +28,7 @@ class Watch:
         delivery: Reporter,
         queue: Reporter,
         queue_size: int,
+        unit: str,
         duration: Histogram,
         latency: Histogram,
     ) -> None:
@@ -36,6 +37,7 @@ class Watch:
         self._delivery = delivery
         self._queue = queue
         self._queue_size = queue_size
+        self._unit = unit
         self._duration = duration
         self._latency = latency
         self._answered_ns = 0
@@ -64,16 +66,16 @@ class Watch:
         return outcome
 
     def filled(self, size: int) -> None:
-        """Take note of how many bytes wait."""
+        """Take note of how much waits."""
         if size >= self._queue_size * _NEARLY_FULL:
             if self._queue.state is State.OK:
-                self._queue.degraded(f"nearly full: {size} of {self._queue_size} bytes")
+                self._queue.degraded(f"nearly full: {size} of {self._queue_size} {self._unit}")
         elif size <= self._queue_size * _ROOMY and self._queue.state is not State.OK:
             self._queue.ok()
 
     def overflowed(self) -> None:
         """Take note that something had to go."""
-        self._queue.degraded(f"full: more than {self._queue_size} bytes waited, and the oldest were dropped")
+        self._queue.degraded(f"full: more than {self._queue_size} {self._unit} waited, and the oldest were dropped")
 
     def look(self, oldest_ns: int, now_ns: int) -> None:
         """Notice that nothing is answered at all; `oldest_ns` is when the oldest waiting batch was begun, 0: none."""
