@@ -1,6 +1,7 @@
 """The memory limiter: its limits, what it has done, what it says; and what that means to those who hold telemetry."""
 
 import asyncio
+import threading
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -256,6 +257,24 @@ async def test_it_looks_by_itself_and_takes_everything_again_when_it_stops() -> 
     assert (watched.pressure.floor, watched.pressure.guarded) == (LOWEST, False)
 
 
+async def test_a_fault_does_not_end_the_watch(caplog: pytest.LogCaptureFixture) -> None:
+    watched = Watched()
+    watched.used_mib, watched.held_bytes = 850, -1
+    looks = iter([1, 1])
+
+    def spill() -> None:
+        if next(looks, None):
+            raise ValueError("hunter2")
+        watched.spilt += 1
+
+    watched.spill = spill  # type: ignore[method-assign]
+    await watched.limiter.start()
+    await until(lambda: watched.spilt > 0)
+    await watched.limiter.stop(1)
+    (line,) = [record for record in caplog.records if "failed to look" in record.getMessage()]
+    assert "hunter2" not in str(vars(line))
+
+
 async def test_one_limiter_is_enough() -> None:
     watched = Watched()
     await watched.limiter.start()
@@ -355,12 +374,13 @@ async def test_the_oldest_of_the_lowest_go_first_wherever_they_wait(
 async def test_a_batch_that_is_being_sealed_may_go_too(executor: ThreadPoolExecutor) -> None:
     away = Away(executor)
     await away.sender.start()
-    hold = asyncio.get_running_loop().run_in_executor(executor, asyncio.run, asyncio.sleep(0.02))
+    go = threading.Event()
+    executor.submit(go.wait, 10)
     away.take(DEBUG, ERRORS)
     await asyncio.sleep(0)
     assert away.pressure.follow(step(1)) > 0
     away.check()
-    await hold
+    go.set()
     await until(lambda: bool(away.sender._under_way))
     away.up.set()
     await away.sender.stop(5)

@@ -123,6 +123,7 @@ ERRORS = {
     "ItemsRejected",
     "MemoryCramped",
     "MemoryShedding",
+    "MemoryUnwatched",
     "SetAside",
     "SignalShed",
     "SignalUnread",

@@ -232,6 +232,7 @@ class Sender:
             await self._close_books()
 
     async def _close_books(self) -> None:
+        self._pressure.leave(self)
         if self._tasks and self._queue.keeps:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(_SEAL_SECONDS):
@@ -246,7 +247,6 @@ class Sender:
         self._unsealed.clear()
         self._unsealed_bytes = 0
         left += await self._queue.close()
-        self._pressure.leave(self)
         if left:
             self.dropped(SHUTDOWN, left, "not delivered before shutdown_timeout")
 

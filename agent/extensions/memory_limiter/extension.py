@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from agent.core.clock import NANOSECONDS
-from agent.core.errors import StartupError
+from agent.core.errors import StartupError, fault
 from agent.core.pressure import LOWEST, Level, Limits, Pressure, Step, decide
 from agent.core.status import Reports
 from agent.core.tasks import cancel
@@ -65,6 +65,17 @@ class MemoryCalm(Event):
 
     phrase: ClassVar[str] = "memory is below its limits again"
     level: ClassVar[int] = logging.INFO
+
+
+@dataclass(frozen=True, slots=True)
+class MemoryUnwatched(Event):
+    """A look failed: a fault of ours."""
+
+    limiter: str
+    error: str
+
+    phrase: ClassVar[str] = "failed to look at the memory in use; please report this"
+    level: ClassVar[int] = logging.ERROR
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,7 +150,12 @@ class MemoryLimiter:
 
     async def _watch(self) -> None:
         while True:
-            await self.look()
+            try:
+                await self.look()
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not end the watch
+                where = fault(error)
+                self._telemetry.emit(MemoryUnwatched(self._id, where))
+                self._status.failed(f"a fault of the agent: {where}")
             await asyncio.sleep(self._config.check_interval)
 
     async def look(self) -> None:
