@@ -12,10 +12,10 @@ from typing import Protocol
 
 from agent.core.pressure import Priority
 from agent.core.tasks import cancel
-from agent.exporters.sending.sealed import Sealed
+from agent.exporters.sending.sealed import Sealed, row_of, sealed_of
 from agent.storage.disk import AWAY, Away
 from agent.storage.file_storage import FileStorage
-from agent.storage.rows import End, Gone, QueueName, Row, Stored
+from agent.storage.rows import End, Gone, QueueName, Stored
 
 PUT_SECONDS = 1.0
 """So long a disk may take for what is being written when the queue is closed."""
@@ -240,7 +240,7 @@ class DiskQueue:
         identity: int | Away = AWAY
         try:
             if self._known:
-                identity = await self._storage.insert(self._name, _row(sealed, self._storage.clock()))
+                identity = await self._storage.insert(self._name, row_of(sealed, self._storage.clock()))
         finally:
             if task := asyncio.current_task():
                 self._putting.pop(task, None)
@@ -295,7 +295,7 @@ class DiskQueue:
             await self.done(Taken(_NOTHING, stored.id), End(dropped=stored.items, reason=STORAGE_CORRUPT))
             return None
         self._cold_since_ns = stored.row.created_ns
-        return Taken(_sealed(stored.row), stored.id)
+        return Taken(sealed_of(stored.row), stored.id)
 
     async def done(self, taken: Taken, end: End) -> None:
         """Take a batch off the disk."""
@@ -388,28 +388,3 @@ class DiskQueue:
 
 
 _NOTHING = Sealed(b"", 0, 0)
-
-
-def _row(sealed: Sealed, now_ns: int) -> Row:
-    return Row(
-        batch_id=sealed.batch_id,
-        count=sealed.count,
-        size=sealed.size,
-        encoding=sealed.encoding,
-        created_ns=sealed.begun_ns or now_ns,
-        since_ns=min((since_ns for since_ns, _ in sealed.ages), default=0),
-        body=sealed.body,
-    )
-
-
-def _sealed(row: Row) -> Sealed:
-    ages = ((row.since_ns, row.count),) if row.since_ns else ()
-    return Sealed(
-        row.body,
-        row.count,
-        row.size,
-        begun_ns=row.created_ns,
-        ages=ages,
-        encoding=row.encoding,
-        batch_id=row.batch_id,
-    )

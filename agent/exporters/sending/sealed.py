@@ -10,6 +10,7 @@ from uuid import uuid4
 from agent.core.pressure import Priority
 from agent.exporters.sending.batcher import AGE_GRAIN_NS, Ages, Pending
 from agent.otlp.request import encode_request
+from agent.storage.rows import Row
 
 GZIP_LEVEL = 1  # measured: level 6 costs twice the CPU for a tenth fewer bytes
 ZSTD_LEVEL = 1
@@ -81,4 +82,31 @@ def seal(pending: Pending, coding: Coding) -> Sealed:
         ages=ages,
         encoding=coding.name,
         priority=pending.priority,
+    )
+
+
+def row_of(sealed: Sealed, now_ns: int) -> Row:
+    """Return a batch as a storage keeps it; `now_ns` stands for its beginning where that is unknown."""
+    return Row(
+        batch_id=sealed.batch_id,
+        count=sealed.count,
+        size=sealed.size,
+        encoding=sealed.encoding,
+        created_ns=sealed.begun_ns or now_ns,
+        since_ns=min((since_ns for since_ns, _ in sealed.ages), default=0),
+        body=sealed.body,
+    )
+
+
+def sealed_of(row: Row) -> Sealed:
+    """Return a batch as it was stored."""
+    ages = ((row.since_ns, row.count),) if row.since_ns else ()
+    return Sealed(
+        row.body,
+        row.count,
+        row.size,
+        begun_ns=row.created_ns,
+        ages=ages,
+        encoding=row.encoding,
+        batch_id=row.batch_id,
     )
