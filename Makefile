@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench soak fidelity picture clean
+.PHONY: help demo test check format bench soak fidelity chaos picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -37,6 +37,7 @@ check: $(VENV)/.dev ## ruff, mypy strict, import layers, generated tables
 	$(BIN)/python -m agent.options --check
 	$(BIN)/python -m tests.benchmarks.report --check
 	$(BIN)/python -m tests.fidelity.report --check
+	$(BIN)/python -m tests.chaos.report --check
 
 format: $(VENV)/.dev ## let ruff format and mend what it can; write generated tables
 	$(BIN)/ruff format .
@@ -44,6 +45,7 @@ format: $(VENV)/.dev ## let ruff format and mend what it can; write generated ta
 	$(BIN)/python -m agent.options --write
 	$(BIN)/python -m tests.benchmarks.report --write
 	$(BIN)/python -m tests.fidelity.report --write
+	$(BIN)/python -m tests.chaos.report --write
 
 bench: $(VENV)/.dev ## CPU per signal and memory, beside two yardsticks, in about 2 minutes; ARGS="--write" keeps them
 	@$(BIN)/python -m tests.benchmarks.bench $(ARGS)
@@ -53,6 +55,9 @@ soak: $(VENV)/.dev ## 10 minutes at a steady rate: growth of memory, and loss; A
 
 fidelity: $(VENV)/.dev ## how true everything told is while things go wrong, in about 5 minutes; ARGS="--scenario skew"
 	@$(BIN)/python -m tests.fidelity.run $(ARGS)
+
+chaos: $(VENV)/.dev ## everything goes wrong at random, 300 kills; ends with an exact ledger, in about 4 minutes; ARGS="--seed 7"
+	@$(BIN)/python -m tests.chaos.run $(ARGS)
 
 picture: $(VENV)/.dev ## rewrite the README's picture, .github/demo.svg, from a real run on a real terminal
 	@$(BIN)/python -m tests.picture

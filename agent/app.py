@@ -123,6 +123,7 @@ class Agent:
                 "rejected": _by_reason(account.rejected),
                 "dropped": _by_reason(account.dropped),
                 "held": account.held,
+                "restored": account.restored,
             }
             log(logging.ERROR if account.lost else logging.INFO, "ledger", fields)
         held = sum(account.held for account in self.ledger.accounts.values())

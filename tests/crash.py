@@ -6,6 +6,7 @@ sends nothing new, and ends when nothing is left.
 """
 
 import asyncio
+import logging
 import os
 import random
 import sys
@@ -90,5 +91,6 @@ async def main(directory: Path, seed: int, *, drain: bool) -> None:
 
 
 if __name__ == "__main__":
+    logging.disable(logging.WARNING)  # that a destination is busy is nothing new
     queues.HOT_BYTES = 100_000  # so that most is read from the disk
     asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2]), drain="drain" in sys.argv))

