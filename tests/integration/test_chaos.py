@@ -7,7 +7,7 @@ from tests.chaos.faults import What
 from tests.chaos.stage import play
 
 SECONDS = 12.0
-SEED = 1589
+SEED = 6337
 """In so short a time not everything can happen; with this one the worst does: see below."""
 WORST = {What.REFUSES, What.LOSES, What.PARTLY, What.CUT, What.UNWRITABLE, What.DAMAGED, What.KILLED, What.ENDED}
 
