@@ -4,9 +4,10 @@ They are pydantic annotations: the attribute of a validated model is a plain `fl
 """
 
 import re
+from collections.abc import Set as AbstractSet
 from ipaddress import ip_address
 from typing import Annotated, Any, NamedTuple
-from urllib.parse import unquote, urlsplit
+from urllib.parse import SplitResult, unquote, urlsplit
 
 from pydantic import BeforeValidator, SecretStr
 from pydantic_core import PydanticCustomError
@@ -69,20 +70,36 @@ def parse_bool(value: Any) -> Any:
     return value
 
 
+def split_url(text: str, schemes: AbstractSet[str], wanted: PydanticCustomError) -> SplitResult:
+    """Return the parts of a URL with a host and a scheme out of `schemes`; raises `wanted` for everything else."""
+    try:
+        url = urlsplit(text)
+        port = url.port
+    except ValueError:
+        raise wanted from None
+    if url.scheme not in schemes or not url.hostname or port == 0 or any(c.isspace() for c in text):
+        raise wanted
+    return url
+
+
+def refuse_credentials(url: SplitResult) -> None:
+    """Raise what says where credentials belong, if the URL of a destination has any."""
+    if url.username or url.password:
+        raise expected("a URL without credentials (they go into `headers`)")
+
+
+def is_host_alone(url: SplitResult) -> bool:
+    """Whether a URL says no more than where to connect."""
+    return not (url.path.strip("/") or url.query or url.fragment)
+
+
 def parse_endpoint(value: Any) -> Any:
     """Check an HTTP URL: scheme, host, port; credentials belong in headers."""
     if not isinstance(value, str):
         return value
-    wanted = "a URL such as http://localhost:4318 or https://otlp.example.com"
-    try:
-        url = urlsplit(value)
-        port = url.port
-    except ValueError:
-        raise expected(wanted) from None
-    if url.scheme not in {"http", "https"} or not url.hostname or port == 0 or any(c.isspace() for c in value):
-        raise expected(wanted)
-    if url.username or url.password:
-        raise expected("a URL without credentials (they go into `headers`)")
+    wanted = expected("a URL such as http://localhost:4318 or https://otlp.example.com")
+    url = split_url(value, {"http", "https"}, wanted)
+    refuse_credentials(url)
     return value.rstrip("/") if url.path == "/" else value
 
 

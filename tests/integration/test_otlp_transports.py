@@ -198,13 +198,17 @@ async def test_a_certificate_without_its_key_is_told_and_the_last_pair_stays(
 async def test_a_name_other_than_the_hosts_may_be_verified(transport: str, tmp_path: Path) -> None:
     authority = trustme.CA()
     files = write_tls(tmp_path, authority, authority.issue_cert("agent"))
-    options = {"tls": {"ca_file": files["ca_file"], "server_name_override": "otlp.example.com"}}
-    async with (
-        backend_of(transport, tls=Tls(authority.issue_cert("otlp.example.com"))) as backend,
-        sending(transport, backend.port, options) as stage,
-    ):
-        stage.consume(1)
-        await delivered(stage, 1)
+    by_host = {"tls": {"ca_file": files["ca_file"]}}
+    by_name = {"tls": {"ca_file": files["ca_file"], "server_name_override": "otlp.example.com"}}
+    async with backend_of(transport, tls=Tls(authority.issue_cert("otlp.example.com"))) as backend:
+        async with sending(transport, backend.port, by_host) as stage:
+            stage.consume(1)
+            await stage.settled()
+            assert (stage.account.held, backend.requests) == (1, []), "the certificate is not the host's"
+        async with sending(transport, backend.port, by_name) as stage:
+            stage.consume(1)
+            await delivered(stage, 1)
+            assert len(backend.requests) == 1
 
 
 @pytest.mark.parametrize(
@@ -271,15 +275,17 @@ async def test_a_proxy_is_used_where_it_is_named_and_gets_the_credentials(
 
 
 @BOTH
-async def test_no_proxy_of_the_environment_is_used(
-    transport: str, monkeypatch: pytest.MonkeyPatch, unused_tcp_port: int
-) -> None:
-    for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "ALL_PROXY"):
-        monkeypatch.setenv(name, f"http://127.0.0.1:{unused_tcp_port}")
+async def test_no_proxy_of_the_environment_is_used(transport: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    heads: list[bytes] = []
     monkeypatch.delenv("no_proxy", raising=False)
-    async with backend_of(transport) as backend, sending(transport, backend.port, {}) as stage:
-        stage.consume(1)
-        await delivered(stage, 1)
+    async with serving(proxy(heads)) as port, backend_of(transport) as backend:
+        for name in ("http_proxy", "https_proxy", "grpc_proxy", "HTTP_PROXY", "ALL_PROXY"):
+            monkeypatch.setenv(name, f"http://127.0.0.1:{port}")
+        async with sending(transport, backend.port, {}) as stage:
+            stage.consume(1)
+            await delivered(stage, 1)
+        assert len(backend.requests) == 1
+    assert heads == [], "what would have passed the proxy"
 
 
 @BOTH

@@ -3,6 +3,7 @@
 import contextlib
 from pathlib import Path
 
+import pytest
 import redis
 import redis.asyncio
 import trustme
@@ -14,7 +15,7 @@ from agent.correlate.results_config import ResultsConfig
 from agent.settings.redis_tls import RedisTls
 from agent.telemetry.events import Telemetry
 from tests.backends import Tls, replace, write_tls
-from tests.conftest import ObservedSink, Running, until
+from tests.conftest import ObservedSink, Running, receiver_of, until
 from tests.integration.test_receiver import reconnected, told
 from tests.integration.test_whole_path import publish
 from tests.support import Story, envelope
@@ -52,14 +53,24 @@ async def test_the_receiver_shows_its_certificate_and_uses_the_new_one_when_it_r
 
 
 async def test_without_a_certificate_there_is_no_connection(
-    valkey: ValkeyServer, running: Running, sink: ObservedSink, namespace: str, tmp_path: Path
+    valkey: ValkeyServer,
+    running: Running,
+    sink: ObservedSink,
+    namespace: str,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    caplog.set_level("INFO", "agent")
     authority = trustme.CA()
     files = write_tls(tmp_path, authority, authority.issue_cert("agent"))
     async with serving(passing_on(valkey.port), tls=end_of_tls(authority).context()) as port:
         text = told(f"rediss://localhost:{port}", sink, namespace, tls=f"{{ca_file: {files['ca_file']}}}")
         async with running(text) as agent:
             await until(lambda: bool(agent.telemetry.counted("stem_agent.receiver.connect_failures")))
+            assert receiver_of(agent.graph)._connection is None
+    messages = [record.getMessage() for record in caplog.records]
+    assert any("failed to connect to redis" in message for message in messages)
+    assert not any("subscribed to signals" in message for message in messages)
 
 
 async def test_the_result_reader_uses_the_new_certificate_when_it_reconnects(

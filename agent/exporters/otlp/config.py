@@ -1,9 +1,9 @@
 """What an operator writes about either OTLP exporter, and what of it holds for one kind."""
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, Field
 
@@ -12,7 +12,7 @@ from agent.exporters.sending.config import QueueConfig, RetryConfig
 from agent.otlp.batch import Kind
 from agent.settings.model import Config, Env
 from agent.settings.tls import CA_FILE, CERT_FILE, KEY_FILE, ClientTls
-from agent.settings.types import Duration, Secret, expected
+from agent.settings.types import Duration, Secret, expected, is_host_alone, split_url
 
 Compression = Literal["gzip", "zstd", "none"]
 
@@ -58,12 +58,7 @@ def _checked_proxy(value: Any) -> Any:
     if not isinstance(value, Secret):
         return value
     wanted = expected("a URL such as http://proxy.example.com:3128 or http://user:password@proxy.example.com:3128")
-    try:
-        url = urlsplit(value.get_secret_value())
-        port = url.port
-    except ValueError:
-        raise wanted from None
-    if url.scheme != "http" or not url.hostname or port == 0 or url.path.strip("/") or url.query or url.fragment:
+    if not is_host_alone(split_url(value.get_secret_value(), {"http"}, wanted)):
         raise wanted
     return value
 
@@ -79,7 +74,7 @@ class Route:
     tls: OtlpTls
 
 
-class OtlpConfig(Config):
+class OtlpConfig(Config, ABC):
     """Options that both transports have; each says what its endpoints are."""
 
     endpoint: str = Field("", description="for all signals")
@@ -116,13 +111,13 @@ class OtlpConfig(Config):
     )
     max_requests_per_second: int = Field(0, ge=0, description="for all kinds together; 0: as many as it takes")
 
+    @abstractmethod
     def endpoint_of(self, kind: Kind) -> str:
         """Return where `kind` goes, as the transport wants it."""
-        raise NotImplementedError
 
+    @abstractmethod
     def uses_tls(self, kind: Kind) -> bool:
         """Tell whether `kind` goes over TLS."""
-        raise NotImplementedError
 
     def route(self, kind: Kind) -> Route:
         """Return what holds for `kind`: its own options first, then the general ones."""

@@ -10,7 +10,7 @@ from agent.exporters.otlp.config import OtlpConfig, OtlpTls, SignalOptions, Sign
 from agent.exporters.otlp.headers import Headers, HeaderValue
 from agent.otlp.batch import Kind
 from agent.settings.model import Env
-from agent.settings.types import Flag, Secret, expected
+from agent.settings.types import Flag, Secret, expected, is_host_alone, refuse_credentials, split_url
 
 DEFAULT_PORT = 4317
 _URL_PORTS = {"http": 80, "https": 443}
@@ -18,25 +18,18 @@ _METADATA_NAME = re.compile(r"[0-9a-z_.-]+")
 _METADATA_VALUE = re.compile(r"[\x20-\x7e]*")
 
 
-def _split(endpoint: str) -> SplitResult:
-    return urlsplit(endpoint if "://" in endpoint else f"//{endpoint}")
+def _with_scheme(endpoint: str) -> str:
+    return endpoint if "://" in endpoint else f"//{endpoint}"
 
 
 def _parse_endpoint(value: Any) -> Any:
     """Check `http://host:port`, `https://host:port` or `host:port`."""
     if not isinstance(value, str):
         return value
-    wanted = "a URL such as http://localhost:4317 or https://otlp.example.com, or host:port"
-    try:
-        url = _split(value)
-        port = url.port
-    except ValueError:
-        raise expected(wanted) from None
-    if url.scheme not in {"", "http", "https"} or not url.hostname or port == 0 or any(c.isspace() for c in value):
-        raise expected(wanted)
-    if url.username or url.password:
-        raise expected("a URL without credentials (they go into `headers`)")
-    if url.path.strip("/") or url.query or url.fragment:
+    wanted = expected("a URL such as http://localhost:4317 or https://otlp.example.com, or host:port")
+    url = split_url(_with_scheme(value), {"", "http", "https"}, wanted)
+    refuse_credentials(url)
+    if not is_host_alone(url):
         raise expected("a URL without a path: grpc has none (otlp_http has)")
     return value
 
@@ -143,4 +136,4 @@ class OtlpGrpcConfig(OtlpConfig):
         return {"http": False, "https": True}.get(self._url(kind).scheme, not insecure)
 
     def _url(self, kind: Kind) -> SplitResult:
-        return _split(getattr(self, f"{kind}_endpoint") or self.endpoint)
+        return urlsplit(_with_scheme(getattr(self, f"{kind}_endpoint") or self.endpoint))
