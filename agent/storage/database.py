@@ -268,10 +268,6 @@ class Database:
         finally:
             self._sql.execute("PRAGMA synchronous = NORMAL")
 
-    def probe(self) -> None:
-        """Write something, to find out whether that is possible."""
-        self._sql.execute("UPDATE synced SET times = times + 1")
-
     def give_back(self) -> bool:
         """Give some free pages back to the file system; return whether there may be more."""
         if self._value("PRAGMA freelist_count") < _PAGES_GIVEN_BACK:

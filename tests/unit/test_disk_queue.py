@@ -322,7 +322,7 @@ class Flaky:
     failing = False
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        for name in ("insert", "next", "remove", "has", "probe", "expire", "give_back"):
+        for name in ("insert", "next", "remove", "has", "expire", "give_back"):
             monkeypatch.setattr(Database, name, self._wrapped(getattr(Database, name)))
 
     def _wrapped(self, method: Any) -> Any:

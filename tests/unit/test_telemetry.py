@@ -134,10 +134,18 @@ ERRORS = {
 INFOS = {"AttemptsKept", "AttemptsRestored", "MemoryCalm", "StorageRecovered", "Subscribed"}
 
 
+def events(base: type[Event] = Event) -> Iterator[type[Event]]:
+    """Every event that can be told, however deep it stands."""
+    for event in base.__subclasses__():
+        if hasattr(event, "phrase"):
+            yield event
+        yield from events(event)
+
+
 def test_the_level_of_every_event_is_what_it_means() -> None:
     import_everything()
     by_level: dict[int, set[str]] = {}
-    for event in Event.__subclasses__():
+    for event in events():
         if event.__module__.startswith("agent."):
             by_level.setdefault(event.level, set()).add(event.__name__)
     assert by_level == {logging.INFO: INFOS, logging.WARNING: WARNINGS, logging.ERROR: ERRORS}
@@ -145,7 +153,7 @@ def test_the_level_of_every_event_is_what_it_means() -> None:
 
 def test_what_makes_the_exit_code_tell_of_loss_is_an_error() -> None:
     lost = {(name, tuple(labels.items())) for name, labels in _LOST_COUNTERS}
-    for event in Event.__subclasses__():
+    for event in events():
         if event.counter and {(event.counter, event.constant), (event.counter, ())} & lost:
             assert event.level == logging.ERROR, event
 
@@ -203,7 +211,7 @@ def test_every_name_of_a_metric_in_the_code_is_declared_and_none_is_left_over() 
 
 def test_every_counter_of_an_event_is_declared_as_an_instrument() -> None:
     import_everything()
-    used = {event.counter for event in Event.__subclasses__() if event.counter and event is not Broke}
+    used = {event.counter for event in events() if event.counter and event is not Broke}
     used -= {"test.broken"}
     assert used <= set(COUNTERS), f"not declared: {used - set(COUNTERS)}"
     assert len(used) > 3

@@ -6,7 +6,7 @@ Every item is counted in `items` from the call of `put` until `take` has returne
 import asyncio
 import contextlib
 from collections import OrderedDict, deque
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -166,6 +166,48 @@ class MemoryQueue:
         return items
 
 
+class _Hot:
+    """Batches that are on the disk and in memory, oldest first, by their rows. `items` and `bytes` are theirs."""
+
+    def __init__(self) -> None:
+        self._line: OrderedDict[int, Sealed] = OrderedDict()
+        self.items = 0
+        self.bytes = 0
+
+    def __len__(self) -> int:
+        return len(self._line)
+
+    def __iter__(self) -> Iterator[int]:
+        return iter(tuple(self._line))
+
+    @property
+    def oldest_ns(self) -> int:
+        """When the oldest batch was begun; 0 if there is none."""
+        oldest = next(iter(tuple(self._line.values())), None)  # asked for in another thread, too
+        return oldest.begun_ns if oldest else 0
+
+    def add(self, identity: int, sealed: Sealed) -> None:
+        """Take a batch in."""
+        self._line[identity] = sealed
+        self.items += sealed.count
+        self.bytes += len(sealed.body)
+
+    def remove(self, identity: int) -> Sealed | None:
+        """Take a batch out; None if it is not there."""
+        sealed = self._line.pop(identity, None)
+        if sealed:
+            self.items -= sealed.count
+            self.bytes -= len(sealed.body)
+        return sealed
+
+    def pop(self) -> tuple[int, Sealed]:
+        """Take the oldest batch out; there must be one."""
+        identity = next(iter(self._line))
+        sealed = self._line[identity]
+        self.remove(identity)
+        return identity, sealed
+
+
 class DiskQueue:
     """Batches on a disk: the newest of them in memory, too (`hot`), the older ones only there (`cold`).
 
@@ -179,8 +221,7 @@ class DiskQueue:
         self._name = name
         self._keeper = keeper
         self._memory = MemoryQueue()
-        self._hot: OrderedDict[int, Sealed] = OrderedDict()
-        self._hot_bytes = 0
+        self._hot = _Hot()
         self._cold_batches = 0
         self._cold_items = 0
         self._cold_since_ns = 0  # none of them was begun before
@@ -195,16 +236,15 @@ class DiskQueue:
     @property
     def items(self) -> int:
         """Items that wait, wherever."""
-        hot = sum(sealed.count for sealed in self._hot.values()) + sum(self._claimed.values())
-        return self._cold_items + hot + self._memory.items + sum(self._putting.values())
+        on_disk = self._cold_items + self._hot.items + sum(self._claimed.values())
+        return on_disk + self._memory.items + sum(self._putting.values())
 
     @property
     def oldest_ns(self) -> int:
         """When the oldest batch was begun, or before."""
         if self._cold_batches:
             return self._cold_since_ns
-        hot = next(iter(tuple(self._hot.values())), None)
-        return hot.begun_ns if hot else self._memory.oldest_ns
+        return self._hot.oldest_ns or self._memory.oldest_ns
 
     @property
     def memory(self) -> MemoryQueue:
@@ -214,7 +254,7 @@ class DiskQueue:
     @property
     def spillable_bytes(self) -> int:
         """Bytes of the hot batches."""
-        return self._hot_bytes
+        return self._hot.bytes
 
     async def open(self) -> None:
         """Find what an earlier process left; later, if the disk cannot be read now."""
@@ -247,15 +287,13 @@ class DiskQueue:
             if identity is AWAY:
                 self._memory.add(sealed)
             else:
-                self._hot[identity] = sealed
-                self._hot_bytes += len(sealed.body)
+                self._hot.add(identity, sealed)
                 self._cool_down(HOT_BYTES, but=1)
             self._keeper.ready()
 
     def _cool_down(self, size: int = 0, *, but: int = 0) -> None:
-        while self._hot_bytes > size and len(self._hot) > but:
-            _, oldest = self._hot.popitem(last=False)
-            self._hot_bytes -= len(oldest.body)
+        while self._hot.bytes > size and len(self._hot) > but:
+            _, oldest = self._hot.pop()
             if not self._cold_batches:
                 self._cold_since_ns = oldest.begun_ns
             self._cold_batches += 1
@@ -273,8 +311,7 @@ class DiskQueue:
                 if (taken := await self._warm_up(stored)) is not None:
                     return taken
             while self._hot:
-                identity, sealed = self._hot.popitem(last=False)
-                self._hot_bytes -= len(sealed.body)
+                identity, sealed = self._hot.pop()
                 self._claimed[identity] = sealed.count
                 await self._storage.claim(identity)
                 if self._claimed.pop(identity, None) is not None:  # else it had to go, which was told meanwhile
@@ -344,11 +381,9 @@ class DiskQueue:
 
     def gone(self, what: Gone) -> None:
         """Take note that a batch had to go unsent."""
-        if (sealed := self._hot.pop(what.id, None)) is not None:
-            self._hot_bytes -= len(sealed.body)
-        elif what.id in self._under_way or what.id in self._ended:
+        if what.id in self._under_way or what.id in self._ended:
             return  # its claim did not reach the disk; it is sent all the same
-        elif self._claimed.pop(what.id, None) is None:
+        if not self._hot.remove(what.id) and self._claimed.pop(what.id, None) is None:
             self._cold_batches = max(0, self._cold_batches - 1)
             self._cold_items -= what.items
         self._keeper.dropped(what.reason, what.items, "the oldest batch had to go from the file storage")
@@ -356,10 +391,9 @@ class DiskQueue:
     def replaced(self, kept: Mapping[int, Stored]) -> None:
         """Count anew what is on the disk; what is hot and was not taken over is written again."""
         before = self._cold_items
-        for identity in [identity for identity in self._hot if identity not in kept]:
-            sealed = self._hot.pop(identity)
-            self._hot_bytes -= len(sealed.body)
-            self._memory.add(sealed)
+        for identity in self._hot:
+            if identity not in kept and (sealed := self._hot.remove(identity)):
+                self._memory.add(sealed)
         others = {*self._hot, *self._claimed, *self._under_way}
         cold = [stored for identity, stored in kept.items() if identity not in others]
         self._cold_batches, self._cold_items = len(cold), sum(stored.items for stored in cold)

@@ -5,5 +5,6 @@
 | `agent.core.pressure` | what goes first, and when: pure; shared by all who hold telemetry |
 | `config` | what an operator writes, and what it comes to in bytes |
 | `cgroup` | how much memory there is |
+| `events` | what it has to say |
 | `extension` | looks at the memory in use, has done what was decided, and tells |
 """

@@ -1,10 +1,7 @@
 """The watch over the memory in use."""
 
 import asyncio
-import logging
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import ClassVar
 
 from agent.core.clock import NANOSECONDS
 from agent.core.errors import StartupError, fault
@@ -13,86 +10,12 @@ from agent.core.status import Reports
 from agent.core.tasks import cancel
 from agent.extensions.memory_limiter.cgroup import available_bytes
 from agent.extensions.memory_limiter.config import MIB, MemoryLimiterConfig, limits
-from agent.telemetry.events import Event, Telemetry
+from agent.extensions.memory_limiter.events import LEVELS, MemoryUnknown, MemoryUnwatched
+from agent.telemetry.events import Telemetry
 from agent.telemetry.memory import give_back, resident_bytes
 
 _GIVE_BACK_NS = 5 * NANOSECONDS
 """How often free memory is given back while memory is short; at once where something was given up for it."""
-
-
-@dataclass(frozen=True, slots=True)
-class MemorySpilling(Event):
-    """Memory is above the soft limit; `held_mib` are in queues, in memory alone."""
-
-    used_mib: int
-    held_mib: int
-    limit_mib: int
-
-    phrase: ClassVar[str] = "memory gets short; queues that have a disk spill to it"
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryShedding(Event):
-    """Memory would reach the hard limit before the next look."""
-
-    used_mib: int
-    held_mib: int
-    limit_mib: int
-
-    phrase: ClassVar[str] = "memory is about to reach its limit; dropping telemetry, lowest priority first"
-    level: ClassVar[int] = logging.ERROR
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryCramped(Event):
-    """Memory is at the hard limit, and the queues are not what needs it."""
-
-    used_mib: int
-    held_mib: int
-    limit_mib: int
-
-    phrase: ClassVar[str] = "the memory limit is too small for what the agent needs beside its queues; raise it"
-    level: ClassVar[int] = logging.ERROR
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryCalm(Event):
-    """Memory is below the soft limit again."""
-
-    used_mib: int
-    held_mib: int
-    limit_mib: int
-
-    phrase: ClassVar[str] = "memory is below its limits again"
-    level: ClassVar[int] = logging.INFO
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryUnwatched(Event):
-    """A look failed: a fault of ours."""
-
-    limiter: str
-    error: str
-
-    phrase: ClassVar[str] = "failed to look at the memory in use; please report this"
-    level: ClassVar[int] = logging.ERROR
-
-
-@dataclass(frozen=True, slots=True)
-class MemoryUnknown(Event):
-    """The platform does not tell how much memory is in use."""
-
-    limiter: str
-
-    phrase: ClassVar[str] = "memory is not limited: this platform does not tell how much is in use"
-
-
-_EVENTS: dict[Level, type[MemoryCalm | MemorySpilling | MemoryShedding | MemoryCramped]] = {
-    Level.CALM: MemoryCalm,
-    Level.SPILLING: MemorySpilling,
-    Level.SHEDDING: MemoryShedding,
-    Level.CRAMPED: MemoryCramped,
-}
 
 
 class MemoryLimiter:
@@ -183,7 +106,7 @@ class MemoryLimiter:
         held, limit = self._pressure.held_bytes // MIB, self._limits.hard // MIB
         if step.level is not self._level:
             self._level = step.level
-            self._telemetry.emit(_EVENTS[step.level](used // MIB, held, limit))
+            self._telemetry.emit(LEVELS[step.level](used // MIB, held, limit))
         floor = self._pressure.floor
         refused = f"; nothing below {floor.name.lower()} is taken" if floor else ""
         if not (step.spill or floor):
