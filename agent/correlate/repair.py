@@ -18,7 +18,8 @@ from agent.stem.status import TaskStatus
 from agent.stem.timestamps import MAX_NS, epoch_ns
 
 SAME_START_NS = NANOSECONDS
-"""A record's `startedAt` is taken just before the signal's; two deliveries start further apart than this."""
+"""A record's `startedAt` is taken between `task-received` and `task-prerun`, by their clock. On the wrong side of either
+one, or so far from it, it is another delivery's: those of a short task may follow within milliseconds."""
 LONGEST_WAIT_NS = 60 * NANOSECONDS
 """How long an answer is waited for: so long may Redis be away, or the questions before it take."""
 _MILLISECOND_NS = 1_000_000
@@ -106,9 +107,7 @@ def read_record(record: TaskStatus, attempt: Attempt, zone: tzinfo) -> Reading:
         return _retried(record, attempt, zone)
     started_ns = _ns(record.started_at, zone)
     same_worker = record.worker in {None, attempt.worker}
-    begun_ns = attempt.started_ns or attempt.received_ns  # what is received starts at once
-    same_start = not (started_ns and begun_ns) or abs(started_ns - begun_ns) < SAME_START_NS
-    if record.state is TaskState.QUEUED or not (same_worker and same_start):
+    if record.state is TaskState.QUEUED or not (same_worker and _same_start(started_ns, attempt)):
         return _NOTHING  # a publisher's late write, or another delivery's
     if record.state is TaskState.RUNNING:
         return Reading(Says.RUNS, started_ns)
@@ -118,6 +117,15 @@ def read_record(record: TaskStatus, attempt: Attempt, zone: tzinfo) -> Reading:
     if not ending.time_ns or (not proved and _before(ending.time_ns, attempt)):
         return _NOTHING
     return Reading(Says.ENDED, started_ns, kind, ending)
+
+
+def _same_start(read_ns: int, attempt: Attempt) -> bool:
+    """Whether a record's start may be that of an attempt; unknown ones may be any."""
+    if not read_ns:
+        return True
+    if attempt.started_ns:
+        return 0 <= attempt.started_ns - read_ns < SAME_START_NS
+    return not attempt.received_ns or 0 <= read_ns - attempt.received_ns < SAME_START_NS
 
 
 def _retried(record: TaskStatus, attempt: Attempt, zone: tzinfo) -> Reading:

@@ -1,6 +1,6 @@
 """What the result records mend, and what they must not be believed to say (Stem's traps)."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
@@ -218,6 +218,35 @@ def test_an_outage_asks_for_everything_that_is_open() -> None:
     assert len(heard.correlator.repairs) == 0
     heard.fact(Outage("stem", (), heard.now_ns, heard.now_ns)).pass_time(1).answer(succeeded())
     assert found(heard.span("process"))["stem.task.state"] == "succeeded"
+
+
+@pytest.mark.parametrize(
+    ("heard_from", "ms", "own"),
+    [
+        (1, 0, True),  # from the start on: the record's lies just before it
+        (1, -5, True),
+        (1, -999, True),
+        (1, 1, False),
+        (1, 40, False),
+        (1, -1001, False),
+        (0, 999, True),  # received only: the record's lies just after it
+        (0, -1, False),
+        (0, 1001, False),
+    ],
+)
+def test_a_record_of_another_delivery_to_the_same_worker_is_told_by_its_start(
+    heard_from: int, ms: int, own: bool
+) -> None:
+    story = Story()
+    signals = story.run()
+    heard = Heard(with_repair=True).hear(signals[heard_from : heard_from + 1])
+    (attempt,) = heard.correlator.tasks.attempts
+    began_ns = attempt.started_ns or attempt.received_ns
+    started_at = datetime.fromtimestamp(began_ns // 1000 / 1e6, UTC) + timedelta(milliseconds=ms)
+    gap(story, heard)
+    heard.pass_time(1).answer(succeeded(started_at=started_at, completed_at=started_at + timedelta(seconds=2)))
+    heard.pass_time(5)
+    assert bool([span for span in heard.spans if span.name.startswith("process ")]) is own
 
 
 def test_what_a_lost_worker_had_finished_is_no_loss() -> None:
