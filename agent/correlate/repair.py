@@ -18,8 +18,8 @@ from agent.stem.status import TaskStatus
 from agent.stem.timestamps import MAX_NS, epoch_ns
 
 SAME_START_NS = NANOSECONDS
-"""A record's `startedAt` is taken between `task-received` and `task-prerun`, by their clock. On the wrong side of either
-one, or so far from it, it is another delivery's: those of a short task may follow within milliseconds."""
+"""A record's `startedAt` is taken between `task-received` and `task-prerun`, by their clock. On the wrong side of one
+of them, or so far from it, it is another delivery's: those of a short task may follow within milliseconds."""
 LONGEST_WAIT_NS = 60 * NANOSECONDS
 """How long an answer is waited for: so long may Redis be away, or the questions before it take."""
 _MILLISECOND_NS = 1_000_000
