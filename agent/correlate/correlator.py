@@ -20,9 +20,10 @@ from agent.correlate.tasks import Tasks
 from agent.correlate.workers import LIFECYCLE, Workers
 from agent.correlate.workflows import Workflows
 from agent.stem.catalogue import SIGNAL_NAMES, SignalName
+from agent.stem.heartbeat import Heartbeat
 from agent.stem.status import TaskStatus
 from agent.stem.timestamps import epoch_ns
-from agent.stem.wire import Fact, Gap, Heartbeat, Outage, ServerClock, Shed, Signal
+from agent.stem.wire import Fact, Gap, Outage, ServerClock, Shed, Signal
 
 Handler = Callable[[Signal, Process, int, int], None]
 

@@ -9,8 +9,8 @@ from msgspec import Struct
 from agent.correlate import ids
 from agent.otlp.span import FLAG_SAMPLED, SPAN_ATTRIBUTE_FIELD
 from agent.otlp.wire import Attribute
+from agent.stem.envelope import Envelope, Headers, Meta
 from agent.stem.timestamps import epoch_ns
-from agent.stem.wire import Envelope, Headers, Meta
 
 # W3C Trace Context, section 3.2: lower-case hex; a version above 00 may append fields.
 _TRACEPARENT = re.compile(r"([0-9a-f]{2})-([0-9a-f]{32})-([0-9a-f]{16})-([0-9a-f]{2})(-.*)?", re.DOTALL)

@@ -14,8 +14,9 @@ from agent.correlate.origin import Origin, read_origin
 from agent.correlate.recorder import Publish, Recorder
 from agent.correlate.shift import Shift
 from agent.stem.catalogue import SignalName
+from agent.stem.envelope import Envelope, decode_envelope
 from agent.stem.timestamps import MAX_NS
-from agent.stem.wire import Envelope, Signal, decode_envelope
+from agent.stem.wire import Signal
 
 MAX_KNOWN = 10_000
 """Publishes remembered, at most 1 KiB each; beyond that the one heard of first is forgotten."""

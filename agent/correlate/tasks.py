@@ -25,8 +25,9 @@ from agent.correlate.settler import Settler
 from agent.correlate.shift import Shift
 from agent.correlate.workflows import Workflows
 from agent.stem.catalogue import SignalName, TaskState
+from agent.stem.envelope import Envelope, decode_envelope
 from agent.stem.timestamps import epoch_ns
-from agent.stem.wire import Envelope, Signal, decode_envelope
+from agent.stem.wire import Signal
 
 REPAIR_PATIENCE_SECONDS = 3.0
 """How long an attempt waits for what its task's record says: many reads, or one outage of Redis that is short."""

@@ -1,4 +1,4 @@
-"""The signal wire format (pub/sub) and Stem's heartbeats, decoded.
+"""The signal wire format (pub/sub), decoded, and the other facts that a receiver tells.
 
 Two decoders for one format: the strict one, which msgspec runs in C, takes everything a bridge sends; what it
 refuses is decoded again leniently, so that one odd field costs that field and not the signal. Only `eventName`,
@@ -12,6 +12,7 @@ from typing import Annotated, Protocol
 import msgspec
 from msgspec import Raw, Struct, field
 
+from agent.stem.heartbeat import Heartbeat
 from agent.stem.lenient import Count, DecodeError, members, mended, salvage
 
 Drift = Annotated[int, msgspec.Meta(ge=-(1 << 53), le=1 << 53)]
@@ -78,66 +79,6 @@ class Signal(Struct, rename="camel", gc=False):
     namespace: str = field(default="", name="__namespace")
 
 
-class Meta(Struct, gc=False):
-    """`Envelope.meta`: lineage keys only; the others may hold personal data and are never decoded."""
-
-    parent_task_id: str | None = field(default=None, name="stem.parentTaskId")
-    root_task_id: str | None = field(default=None, name="stem.rootTaskId")
-    group_id: str | None = field(default=None, name="groupId")
-    chord_id: str | None = field(default=None, name="chordId")
-    chain_id: str | None = field(default=None, name="chainId")
-    workflow_run_id: str | None = field(default=None, name="stem.workflow.runId")
-    workflow_name: str | None = field(default=None, name="stem.workflow.name")
-    workflow_step: str | None = field(default=None, name="stem.workflow.step")
-    continuation: bool | None = field(default=None, name="stem.workflow.continuation")
-
-
-class Headers(Struct, gc=False):
-    """`Envelope.headers`: trace context and lineage."""
-
-    traceparent: str | None = None
-    tracestate: str | None = None
-    group_id: str | None = field(default=None, name="stem-group-id")
-    chord_id: str | None = field(default=None, name="stem-chord-id")
-    chain_id: str | None = field(default=None, name="stem-chain-id")
-    chain_index: str | None = field(default=None, name="stem-chain-index")
-    schedule_id: str | None = field(default=None, name="schedule-id")
-
-
-class Envelope(Struct, rename="camel", gc=False):
-    """`Envelope.toJson` of a task, without `args`. Times are as the producer wrote them."""
-
-    id: str | None = None
-    name: str | None = None
-    queue: str | None = None
-    enqueued_at: datetime | None = None
-    not_before: datetime | None = None
-    priority: Count | None = None
-    attempt: Count | None = None
-    max_retries: Count | None = None
-    headers: Headers = field(default_factory=Headers)
-    meta: Meta = field(default_factory=Meta)
-
-
-class HeartbeatExtras(Struct, rename="camel", gc=False):
-    """The part of a heartbeat's `extras` that becomes telemetry."""
-
-    concurrency: Count | None = None
-    memory_bytes: Count | None = None
-    pid: Count | None = None
-    host: str | None = None
-
-
-class Heartbeat(Struct, rename="camel", gc=False):
-    """Stem's heartbeat JSON, the same on the channel and under the key."""
-
-    worker_id: str
-    timestamp: datetime
-    inflight: Count | None = None
-    extras: HeartbeatExtras = field(default_factory=HeartbeatExtras)
-    namespace: str = field(default="", name="__namespace")
-
-
 class Gap(Struct, frozen=True, gc=False):
     """Signals of one emitter that never arrived: numbers `first` to `last`, noticed at `noticed_ns`."""
 
@@ -193,8 +134,6 @@ class SignalConsumer(Protocol):
 
 
 _signal = msgspec.json.Decoder(Signal)
-_envelope = msgspec.json.Decoder(Envelope)
-_heartbeat = msgspec.json.Decoder(Heartbeat)
 
 
 def decode_signal(payload: bytes) -> Signal:
@@ -213,27 +152,3 @@ def decode_signal(payload: bytes) -> Signal:
     if not signal.event_name:
         raise DecodeError("invalid_eventName")
     return signal
-
-
-def decode_envelope(raw: Raw) -> Envelope | None:
-    """Decode the envelope that travelled with a signal; None if there is none or it is no object."""
-    payload = bytes(raw)
-    if not payload:
-        return None
-    try:
-        return _envelope.decode(payload)
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        try:
-            return salvage(members(payload), Envelope)
-        except DecodeError:
-            return None
-
-
-def decode_heartbeat(payload: bytes) -> Heartbeat:
-    """Decode one payload of Stem's heartbeat channel; raises `DecodeError` as `decode_signal` does."""
-    try:
-        return _heartbeat.decode(payload)
-    except msgspec.ValidationError:
-        return salvage(members(payload), Heartbeat, required=("workerId", "timestamp"))
-    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        raise DecodeError("not_json") from None

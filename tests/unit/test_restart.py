@@ -23,8 +23,9 @@ from agent.emit import iso
 from agent.receivers.stem_signals import state as receiver_state
 from agent.receivers.stem_signals.sequence import MAX_BOOTS, SequenceTracker
 from agent.stem.catalogue import SignalName, TaskState
+from agent.stem.heartbeat import Heartbeat, HeartbeatExtras
 from agent.stem.status import TaskStatus
-from agent.stem.wire import Heartbeat, HeartbeatExtras, Outage, ServerClock
+from agent.stem.wire import Outage, ServerClock
 from tests.support import EPOCH, SECOND, TASK_ID, Heard, Story, envelope, found, nanoseconds
 
 EVERYTHING = CorrelateConfig(logs=LogsConfig(min_severity="TRACE"))

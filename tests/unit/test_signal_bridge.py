@@ -17,7 +17,8 @@ from agent.emit import iso
 from agent.emit.composer import PRIVATE_META
 from agent.stem import wire
 from agent.stem.catalogue import SIGNAL_NAMES, SignalName
-from agent.stem.wire import Attributes, Signal, decode_envelope, decode_signal
+from agent.stem.envelope import decode_envelope
+from agent.stem.wire import Attributes, Signal, decode_signal
 from tests.dart import Dart, literal, text, walk
 from tests.support import EPOCH, Story, envelope, tell_end
 

@@ -11,10 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from agent.stem import channels
+from agent.stem.envelope import decode_envelope
 from agent.stem.error_text import OTHER, error_type
+from agent.stem.heartbeat import decode_heartbeat
 from agent.stem.lenient import DecodeError
 from agent.stem.timestamps import MAX_NS, epoch_ns
-from agent.stem.wire import decode_envelope, decode_heartbeat, decode_signal
+from agent.stem.wire import decode_signal
 from tests.support import Story, envelope
 
 MINIMAL: dict[str, Any] = {"eventName": "task-prerun", "occurredAt": "2026-04-23T10:00:00.123456Z", "attributes": {}}

@@ -11,7 +11,8 @@ from agent.correlate.config import CorrelateConfig
 from agent.correlate.process import MAX_PROCESSES
 from agent.emit import iso
 from agent.stem.catalogue import SignalName
-from agent.stem.wire import Heartbeat, HeartbeatExtras, Outage, ServerClock, Shed
+from agent.stem.heartbeat import Heartbeat, HeartbeatExtras
+from agent.stem.wire import Outage, ServerClock, Shed
 from tests.support import EPOCH, SECOND, Heard, Story, ToldTime, envelope, found, nanoseconds, signals_of
 
 TIMEOUT = CorrelateConfig().heartbeat_timeout

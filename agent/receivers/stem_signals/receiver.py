@@ -22,8 +22,9 @@ from agent.receivers.stem_signals.sequence import SequenceTracker
 from agent.receivers.stem_signals.session import SessionEnd, Subscription
 from agent.stem.catalogue import SignalName
 from agent.stem.channels import HEARTBEAT_PREFIX, emitter_of, heartbeat_channel, signal_channel, signal_pattern
+from agent.stem.heartbeat import decode_heartbeat
 from agent.stem.lenient import DecodeError
-from agent.stem.wire import Fact, Gap, Outage, ServerClock, Shed, SignalConsumer, decode_heartbeat, decode_signal
+from agent.stem.wire import Fact, Gap, Outage, ServerClock, Shed, SignalConsumer, decode_signal
 from agent.telemetry.events import Event, FileUnusable, Telemetry
 from agent.telemetry.keeping import Keeping
 
