@@ -1,0 +1,113 @@
+"""The shell that asks Redis: it runs questions in lockstep, each step of all of them in one pipelined round trip."""
+
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any
+
+from agent.redis_client import redis_client
+from agent.settings.redis_tls import RedisTls
+from agent.settings.types import RedisUrl
+from agent.stem.query import Answer, Command, Query, QueryRefusedError, Reply, ServerError, needed
+
+if TYPE_CHECKING:
+    from asyncio_throttle.throttler import Throttler
+    from redis.asyncio import Redis
+
+_NS_PER_US = 1000
+
+
+class RedisReader:
+    """One server and database to ask; connects with the first question, and anew after a failure.
+
+    `throttle` is passed once a round trip. Raises `StartupError` if a TLS file cannot be used. Questions raise what
+    redis-py raises when the server is away.
+    """
+
+    def __init__(
+        self,
+        url: RedisUrl,
+        tls: RedisTls,
+        *,
+        timeout: float,
+        on_failure: Callable[[str], None],
+        throttle: "Throttler | None" = None,
+    ) -> None:
+        self.url = url
+        self._tls = tls
+        self._timeout = timeout
+        self._on_failure = on_failure
+        self._throttle = throttle
+        self._redis: Redis | None = None
+        self.round_trips = 0
+        if url.tls:
+            tls.context()  # a file that cannot be used is to be told at the start
+
+    async def ask(self, *queries: Query[Answer]) -> list[Answer | QueryRefusedError]:
+        """Return the answer to each question, or why the server refused it."""
+        answers: dict[int, Answer | QueryRefusedError] = {}
+        waiting: dict[int, Sequence[Command]] = {}
+        for index, query in enumerate(queries):
+            _step(query, None, index, waiting, answers)
+        while waiting:
+            sent, waiting = waiting, {}
+            replies = await self.send([command for commands in sent.values() for command in commands])
+            start = 0
+            for index, commands in sent.items():
+                _step(queries[index], replies[start : start + len(commands)], index, waiting, answers)
+                start += len(commands)
+        return [answers[index] for index in range(len(queries))]
+
+    async def answer(self, query: Query[Answer]) -> Answer:
+        """Return the answer to one question; raises `QueryRefusedError`."""
+        (answer,) = await self.ask(query)
+        if isinstance(answer, QueryRefusedError):
+            raise answer
+        return answer
+
+    async def send(self, commands: Sequence[Command]) -> list[Reply]:
+        """Send commands in one round trip, and return their replies as they are; an error is a `ServerError`."""
+        if not commands:
+            return []
+        async with self._throttle or nullcontext():
+            self.round_trips += 1
+            pipeline: Any = self._client.pipeline(transaction=False)
+            for command in commands:
+                pipeline.execute_command(*command)
+            replies = await pipeline.execute(raise_on_error=False)
+        return [ServerError(reply) if isinstance(reply, Exception) else reply for reply in replies]
+
+    async def time_ns(self) -> int:
+        """Return the server's clock (Unix nanoseconds); raises `QueryRefusedError`."""
+        (reply,) = await self.send([("TIME",)])
+        seconds, microseconds = map(int, needed(reply))
+        return (seconds * 1_000_000 + microseconds) * _NS_PER_US
+
+    async def close(self) -> None:
+        """Close the connection; a later question would make a new one."""
+        if self._redis is not None:
+            await self._redis.aclose()
+
+    @property
+    def _client(self) -> "Redis":
+        """Made when it is first needed: redis-py costs 11 MiB and 0.2 s."""
+        if self._redis is None:
+            self._redis = redis_client(self.url, self._tls, timeout=self._timeout, on_failure=self._on_failure)
+            # Replies are for the questions to read; redis-py's own reading of them costs as much again.
+            self._redis.response_callbacks.clear()
+        return self._redis
+
+
+def _step(
+    query: Query[Answer],
+    replies: Sequence[Reply] | None,
+    index: int,
+    waiting: dict[int, Sequence[Command]],
+    answers: dict[int, Answer | QueryRefusedError],
+) -> None:
+    """Let a question go on to its next commands, or to its answer."""
+    try:
+        waiting[index] = next(query) if replies is None else query.send(replies)
+    except StopIteration as end:
+        answers[index] = end.value
+    except QueryRefusedError as refused:
+        answers[index] = refused
