@@ -7,10 +7,12 @@ all components share. It never sees its neighbours.
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Generic, Protocol, TypeVar
+from uuid import uuid4
 
 from agent.core.clock import Clock
 from agent.core.component import Component
 from agent.core.ledger import Ledger
+from agent.core.ownership import Ownership
 from agent.core.pressure import Pressure
 from agent.core.status import StatusBoard
 from agent.correlate.config import CorrelateConfig
@@ -24,6 +26,8 @@ from agent.extensions.health.config import HealthConfig
 from agent.extensions.health.extension import HealthExtension
 from agent.extensions.memory_limiter.config import MemoryLimiterConfig
 from agent.extensions.memory_limiter.extension import MemoryLimiter
+from agent.extensions.ownership.config import OwnershipConfig
+from agent.extensions.ownership.extension import OwnershipExtension
 from agent.otlp.batch import Consumer, Kind
 from agent.otlp.resource import Resource
 from agent.processors.resource import ResourceConfig, ResourceProcessor
@@ -41,7 +45,7 @@ class Host:
     """What every component may use.
 
     A component tells how it is through `status.of(section, identity)`, and keeps what survives a restart in a storage.
-    Whoever holds much in memory takes part in `pressure`.
+    Whoever holds much in memory takes part in `pressure`; what one of several agents is to do is asked of `ownership`.
     """
 
     telemetry: Telemetry
@@ -51,6 +55,7 @@ class Host:
     status: StatusBoard
     storages: dict[str, FileStorage] = field(default_factory=dict)
     pressure: Pressure = field(default_factory=Pressure)
+    ownership: Ownership = field(default_factory=Ownership)
 
     def storage(self, identity: str | None) -> FileStorage | None:
         """Return the storage of an id; None for none."""
@@ -155,6 +160,11 @@ def _file_storage(identity: str, config: FileStorageConfig, host: Host) -> FileS
     return storage
 
 
+def _agent_id(host: Host) -> str:
+    """Return what tells this agent from all others: distinct also where the resource does not say."""
+    return str(host.resource.attributes.get("service.instance.id") or uuid4()).replace(" ", "_")
+
+
 EXTENSIONS: dict[str, ComponentType[BuildExtension]] = {
     STORAGE: ComponentType(FileStorageConfig, _file_storage),
     "health": ComponentType(
@@ -165,6 +175,13 @@ EXTENSIONS: dict[str, ComponentType[BuildExtension]] = {
         MemoryLimiterConfig,
         lambda identity, config, host: MemoryLimiter(
             identity, config, host.pressure, host.telemetry, host.status.of("extensions", identity)
+        ),
+    ),
+    "ownership": ComponentType(
+        OwnershipConfig,
+        lambda identity, config, host: OwnershipExtension(
+            *(identity, config, host.ownership, _agent_id(host), host.telemetry, host.clock),
+            host.status.of("extensions", identity),
         ),
     ),
 }

@@ -49,6 +49,7 @@ COUNTERS = {
     "stem_agent.correlate.clock_adjusted": ("{attempt}", "Attempts whose times had to be clamped"),
     "stem_agent.self_metrics.failures": ("{failure}", "Failed exports of these metrics, retries included"),
     "stem_agent.self_logs.failures": ("{failure}", "Failed exports of the agent's log lines, retries included"),
+    "stem_agent.ownership.failures": ("{failure}", "Times Redis did not take or answer what agents agree on"),
     "stem_agent.storage.failures": ("{failure}", "Times the disk did not take or give what it should"),
     "stem_agent.storage.quarantined": ("{item}", "What could not be read and was set aside: file, batch, state"),
     "stem_agent.reload.failures": ("{failure}", "Secret or certificate files that changed and could not be used"),
@@ -60,6 +61,7 @@ GAUGES = {
     "stem_agent.canary.round_trip": ("s", "Last time from publishing a canary to hearing it"),
     "stem_agent.receiver.backlog": ("By", "Raw signals waiting to be decoded"),
     "stem_agent.correlate.open_attempts": ("{attempt}", "Attempts whose end has not been heard"),
+    "stem_agent.leader": ("{agent}", "1 while this agent speaks for the fleet"),
     "stem_agent.memory.limit": ("By", "Resident memory at which telemetry is dropped"),
     "stem_agent.memory.soft_limit": ("By", "Resident memory from which on queues spill to disk"),
     "stem_agent.memory.floor": (

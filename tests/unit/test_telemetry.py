@@ -102,8 +102,11 @@ WARNINGS = {
     "DeliveryRetried",
     "DestinationWarned",
     "Disconnected",
+    "LeaderLost",
+    "LeasesUnreachable",
     "MemorySpilling",
     "MemoryUnknown",
+    "NewsUnheard",
     "ResultOversize",
     "ResultUndecodable",
     "ResultsUnavailable",
@@ -131,7 +134,15 @@ ERRORS = {
     "StateRefused",
     "StorageFailed",
 }
-INFOS = {"AttemptsKept", "AttemptsRestored", "MemoryCalm", "StorageRecovered", "Subscribed"}
+INFOS = {
+    "AttemptsKept",
+    "AttemptsRestored",
+    "BecameLeader",
+    "LeaderResigned",
+    "MemoryCalm",
+    "StorageRecovered",
+    "Subscribed",
+}
 
 
 def events(base: type[Event] = Event) -> Iterator[type[Event]]:

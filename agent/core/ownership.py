@@ -1,0 +1,94 @@
+"""Which of several agents does what is to be done once: leases as arithmetic. Pure; time is an argument.
+
+Components ask here. Whoever keeps the leases (the extension `ownership`) writes here; without it every agent believes
+that it is alone.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+STATE = "stem_state"
+"""The duty of a leader that polls the state of the fleet and tells `stem.worker.*` for all."""
+_MARGIN_PARTS = 10
+"""The last tenth of a lease is not used: two clocks that run apart by less than that never overlap."""
+_TOLD_LEASES = 2
+"""For so long after a leader was last seen its successor is awaited, and nobody takes over its metrics meanwhile."""
+
+
+@dataclass(slots=True)
+class Lease:
+    """A right that ends by itself; nanoseconds of our own steady clock.
+
+    It is counted from before its renewal was *sent*, so that it ends here before it ends at the server.
+    """
+
+    length_ns: int = 0
+    ends_ns: int = 0
+
+    def renewed(self, sent_ns: int) -> None:
+        """Note a renewal that was sent at `sent_ns` and has been confirmed."""
+        self.ends_ns = sent_ns + self.length_ns
+
+    def gone(self) -> None:
+        """Note that it was given up, or that another has it."""
+        self.ends_ns = 0
+
+    def holds(self, now_ns: int) -> bool:
+        """Whether there is more left of it than the margin."""
+        return self.ends_ns - now_ns > self.length_ns // _MARGIN_PARTS
+
+
+def _nobody() -> None:
+    """Tell nobody."""
+
+
+class Ownership:
+    """What this agent may do, as the others let it.
+
+    `configured`: somebody keeps the leases; where nobody does, it leads. `wake` has the keeper look again at once.
+    """
+
+    def __init__(self) -> None:
+        self.configured = False
+        self.lease = Lease()
+        self.duties: set[str] = set()
+        self.wake: Callable[[], None] = _nobody
+        self._listeners: list[Callable[[], None]] = []
+        self._told_until_ns = 0
+
+    # --- for components ----------------------------------------------------------------------------------------------
+
+    def stand(self, duty: str) -> None:
+        """Stand for leader, for the sake of a duty such as `STATE`; who has none never leads. Call it when built."""
+        self.duties.add(duty)
+
+    def withdraw(self, duty: str) -> None:
+        """Give a duty up, and the leadership with the last of them. Call it when stopped: the next leads at once."""
+        self.duties.discard(duty)
+        self.wake()
+
+    def leads(self, now_ns: int) -> bool:
+        """Whether this agent is the leader, surely and for a while. Ask before each poll and each telling of it."""
+        return bool(self.duties) and (not self.configured or self.lease.holds(now_ns))
+
+    def fleet_is_told(self, now_ns: int) -> bool:
+        """Whether a leader polls the state of the fleet, this agent or another, or is about to be followed by one."""
+        if not self.configured:
+            return STATE in self.duties
+        return now_ns < self._told_until_ns
+
+    def on_change(self, listener: Callable[[], None]) -> None:
+        """Have `listener` called whenever this agent became leader or ceased to be."""
+        self._listeners.append(listener)
+
+    # --- for whoever keeps the leases --------------------------------------------------------------------------------
+
+    def seen(self, duties: set[str], now_ns: int) -> None:
+        """Note that there is a leader with these duties."""
+        if STATE in duties:
+            self._told_until_ns = now_ns + _TOLD_LEASES * self.lease.length_ns
+
+    def changed(self) -> None:
+        """Tell the listeners."""
+        for listener in self._listeners:
+            listener()
