@@ -12,7 +12,7 @@ from pydantic import Field
 from agent.core.errors import ConfigError, Problem
 from agent.core.masking import Masker
 from agent.otlp.batch import Kind
-from agent.registry import SECTIONS, STORAGE, type_of
+from agent.registry import RECEIVERS, SECTIONS, SIGNALS, STORAGE, type_of
 from agent.settings.document import Document, read
 from agent.settings.document import Path as KeyPath
 from agent.settings.model import Config
@@ -21,14 +21,13 @@ from agent.settings.secrets import secrets_of
 from agent.settings.types import Duration
 from agent.settings.validate import nearest, validate
 
-SIGNALS = "signals"
 PIPELINE_KINDS = (SIGNALS, *(str(kind) for kind in Kind))
 SELF_TELEMETRY_CARRIERS = ("otlp_http", "otlp_grpc")
 SELF_TELEMETRY_OFF = "none"
 # Which sections each role of a pipeline may name: a connector ends the signals pipeline and begins the others.
 _ROLES: dict[str, dict[str, tuple[str, ...]]] = {
     SIGNALS: {"receivers": ("receivers",), "processors": (), "exporters": ("connectors",)},
-    "telemetry": {"receivers": ("connectors",), "processors": ("processors",), "exporters": ("exporters",)},
+    "telemetry": {"receivers": ("connectors", "receivers"), "processors": ("processors",), "exporters": ("exporters",)},
 }
 
 
@@ -255,9 +254,19 @@ class _References:
                     self._document.problem(
                         (*path, role, index), f"found {identity!r} twice; it would get everything twice"
                     )
-                section = self._follow(identity, (*path, role, index), sections, f"a {kind} pipeline")
+                place = (*path, role, index)
+                section = self._follow(identity, place, sections, f"a {kind} pipeline")
                 if section == "connectors":
                     self._roles[role].add(identity)
+                elif section == "receivers":
+                    self._begins(identity, place, kind)
+
+    def _begins(self, identity: str, path: KeyPath, kind: str) -> None:
+        receiver = RECEIVERS.get(type_of(identity))
+        if receiver and kind not in receiver.begins:
+            begins = " or ".join(receiver.begins)
+            message = f"found {identity!r}, which begins a {begins} pipeline; {kind} begin at a connector"
+            self._document.problem(path, message)
 
     def _follow(self, identity: str, path: KeyPath, sections: tuple[str, ...], taker: str) -> str | None:
         """Return the section that has the component, or None after noting why there is none."""

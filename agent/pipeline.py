@@ -12,17 +12,29 @@ import logging
 from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 
-from agent.configuration import SIGNALS, AgentConfig
+from agent.configuration import AgentConfig
 from agent.core.component import Component
 from agent.core.status import Phase
 from agent.otlp.batch import Consumer, Fanout, Kind
-from agent.registry import CONNECTORS, EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS, Connector, Exporter, Host, type_of
+from agent.registry import (
+    CONNECTORS,
+    EXPORTERS,
+    EXTENSIONS,
+    PROCESSORS,
+    RECEIVERS,
+    SIGNALS,
+    Connector,
+    Exporter,
+    Host,
+    Outputs,
+    type_of,
+)
 from agent.stem.wire import Fact, SignalConsumer
 from agent.telemetry.events import log
 
 
 class SignalFanout:
-    """Hands facts to several connectors."""
+    """Hands facts to several connectors, or to none."""
 
     def __init__(self, consumers: Sequence[SignalConsumer]) -> None:
         self._consumers = tuple(consumers)
@@ -53,7 +65,7 @@ class Graph:
             ("exporters", exporters),
             ("processors", processors),
             ("connectors", connectors),
-            ("receivers", self._receivers(connectors)),
+            ("receivers", self._receivers(connectors, outputs)),
         ]
         for section, components in self.stages:
             for identity in components:
@@ -109,7 +121,7 @@ class Graph:
     def _outputs(
         self, exporters: Mapping[str, Exporter]
     ) -> tuple[dict[str, Component], dict[str, dict[Kind, Consumer]]]:
-        """Return the processors, and for each connector the first step of its pipeline of each kind."""
+        """Return the processors, and for each connector and receiver the first step of its pipeline of each kind."""
         processors: dict[str, Component] = {}
         heads: dict[str, dict[Kind, list[Consumer]]] = {}
         configs = self._config.components["processors"]
@@ -135,19 +147,26 @@ class Graph:
             for identity in self._known("connectors", list(outputs))
         }
 
-    def _receivers(self, connectors: Mapping[str, Connector]) -> dict[str, Component]:
+    def _receivers(
+        self, connectors: Mapping[str, Connector], outputs: Mapping[str, Mapping[Kind, Consumer]]
+    ) -> dict[str, Component]:
         targets: dict[str, list[SignalConsumer]] = {}
         for name, pipeline in self._config.service.pipelines.items():
             if type_of(name) == SIGNALS:
                 for identity in pipeline.receivers:
                     targets.setdefault(identity, []).extend(connectors[target] for target in pipeline.exporters)
         configs = self._config.components["receivers"]
-        receivers: dict[str, Component] = {}
-        for identity, consumers in targets.items():
-            consumer = consumers[0] if len(consumers) == 1 else SignalFanout(consumers)
-            build = RECEIVERS[type_of(identity)].build
-            receivers[identity] = build(identity, configs[identity], consumer, self._host)
-        return receivers
+        return {
+            identity: RECEIVERS[type_of(identity)].build(
+                identity,
+                configs[identity],
+                Outputs(_fan_out(targets.get(identity, ())), outputs.get(identity, {})),
+                self._host,
+            )
+            for identity in self._known(
+                "receivers", [*targets, *(identity for identity in outputs if identity not in targets)]
+            )
+        }
 
     def _extensions(self) -> dict[str, Component]:
         configs = self._config.components["extensions"]
@@ -155,6 +174,10 @@ class Graph:
             identity: EXTENSIONS[type_of(identity)].build(identity, configs[identity], self._host)
             for identity in self._config.service.extensions
         }
+
+
+def _fan_out(consumers: Sequence[SignalConsumer]) -> SignalConsumer:
+    return consumers[0] if len(consumers) == 1 else SignalFanout(consumers)
 
 
 def _join(consumers: Sequence[Consumer]) -> Consumer:

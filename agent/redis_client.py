@@ -70,3 +70,23 @@ def failure(error: Exception) -> str:
         return os.strerror(cause.errno).lower()
     text = (str(error) or type(error).__name__).rstrip(".")
     return text.lower() if isinstance(error, ConnectionError | TimeoutError) else text
+
+
+def is_unavailable(error: Exception) -> bool:
+    """Whether it is the server, or the way to it, that failed, and no fault of ours."""
+    from redis.exceptions import RedisError  # noqa: PLC0415
+
+    return isinstance(error, RedisError | OSError)
+
+
+def refused_for_good(error: Exception) -> bool:
+    """Whether a server answered the greeting with something that waiting will not mend: password, user, database."""
+    from redis.exceptions import (  # noqa: PLC0415
+        AuthenticationError,
+        ClusterDownError,
+        ReadOnlyError,
+        ResponseError,
+    )
+
+    heals = isinstance(error, ClusterDownError | ReadOnlyError)
+    return isinstance(error, AuthenticationError | ResponseError) and not heals

@@ -33,6 +33,8 @@ from agent.otlp.resource import Resource
 from agent.processors.resource import ResourceConfig, ResourceProcessor
 from agent.receivers.stem_signals.config import StemSignalsConfig
 from agent.receivers.stem_signals.receiver import StemSignalsReceiver
+from agent.receivers.stem_state.config import StemStateConfig
+from agent.receivers.stem_state.receiver import StemStateReceiver
 from agent.settings.model import Config
 from agent.stem.wire import SignalConsumer
 from agent.storage.config import FileStorageConfig
@@ -74,20 +76,33 @@ class Connector(Component, SignalConsumer, Protocol):
     """A component that ends the signals pipeline and begins others."""
 
 
+@dataclass(frozen=True, slots=True)
+class Outputs:
+    """The next steps of a receiver: of the signals pipeline, and of each of the others that it begins.
+
+    Signals of a receiver that begins no signals pipeline go nowhere.
+    """
+
+    signals: SignalConsumer
+    telemetry: Mapping[Kind, Consumer]
+
+
 Build = TypeVar("Build", bound=Callable[..., Component])
 
 
 @dataclass(frozen=True, slots=True)
 class ComponentType(Generic[Build]):
-    """The configuration and the builder of one YAML name."""
+    """The configuration and the builder of one YAML name; of a receiver, the kinds of pipelines that it can begin."""
 
     config: type[Config]
     build: Build
+    begins: tuple[str, ...] = ()
 
 
+SIGNALS = "signals"
 STORAGE = "file_storage"
 
-BuildReceiver = Callable[[str, Any, SignalConsumer, Host], Component]
+BuildReceiver = Callable[[str, Any, Outputs, Host], Component]
 BuildConnector = Callable[[str, Any, Mapping[Kind, Consumer], Host], Connector]
 BuildProcessor = Callable[[str, Any, Consumer, Host], Processor]
 BuildExporter = Callable[[str, Any, Host], Exporter]
@@ -115,16 +130,26 @@ def _otlp(identity: str, config: OtlpConfig, transport: Transport, host: Host) -
     )
 
 
+def _stem_signals(identity: str, config: StemSignalsConfig, outputs: Outputs, host: Host) -> StemSignalsReceiver:
+    return StemSignalsReceiver(
+        *(identity, config, outputs.signals, host.telemetry, host.clock),
+        host.status.of("receivers", identity),
+        host.storage(config.storage),
+        host.pressure,
+    )
+
+
+def _stem_state(identity: str, config: StemStateConfig, outputs: Outputs, host: Host) -> StemStateReceiver:
+    return StemStateReceiver(
+        *(identity, config, outputs.telemetry[Kind.METRICS], host.resource.of_the_fleet(), host.telemetry, host.clock),
+        host.status.of("receivers", identity),
+        host.ownership,
+    )
+
+
 RECEIVERS: dict[str, ComponentType[BuildReceiver]] = {
-    "stem_signals": ComponentType(
-        StemSignalsConfig,
-        lambda identity, config, consumer, host: StemSignalsReceiver(
-            *(identity, config, consumer, host.telemetry, host.clock),
-            host.status.of("receivers", identity),
-            host.storage(config.storage),
-            host.pressure,
-        ),
-    ),
+    "stem_signals": ComponentType(StemSignalsConfig, _stem_signals, begins=(SIGNALS,)),
+    "stem_state": ComponentType(StemStateConfig, _stem_state, begins=(Kind.METRICS,)),
 }
 CONNECTORS: dict[str, ComponentType[BuildConnector]] = {
     "correlate": ComponentType(

@@ -3,6 +3,17 @@
 from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
+from agent.instruments import (
+    DISPATCH_FAILED,
+    DISPATCH_SUCCESS,
+    SCHEDULER_DRIFT,
+    WORKER_AGE,
+    WORKER_CONCURRENCY,
+    WORKER_INFLIGHT,
+    WORKER_MEMORY,
+    WORKER_SKEW,
+    WORKER_UP,
+)
 from agent.otlp.metrics import Instrument, InstrumentKind
 
 COUNTER, GAUGE, HISTOGRAM = InstrumentKind.COUNTER, InstrumentKind.GAUGE, InstrumentKind.HISTOGRAM
@@ -59,21 +70,6 @@ def task_instruments(*, per_worker: bool) -> TaskInstruments:
         total_duration=seconds("task.total_duration", "From first enqueue to final end, retries included", outcomes),
     )
 
-
-_WORKER = ("worker", "namespace")
-
-WORKER_UP = Instrument("stem.worker.up", GAUGE, "{worker}", _WORKER, "1 while heartbeats are fresh, else 0")
-WORKER_AGE = Instrument("stem.worker.heartbeat.age", GAUGE, "s", _WORKER, "Time since the last heartbeat")
-WORKER_INFLIGHT = Instrument("stem.worker.inflight", GAUGE, "{task}", _WORKER, "Tasks the worker holds")
-WORKER_CONCURRENCY = Instrument("stem.worker.concurrency", GAUGE, "{isolate}", _WORKER, "Tasks it can run at once")
-WORKER_MEMORY = Instrument("stem.worker.memory", GAUGE, "By", _WORKER, "Resident memory")
-WORKER_SKEW = Instrument("stem.worker.clock_skew", GAUGE, "s", _WORKER, "The worker's clock minus that of Redis")
-
-_SCHEDULE = ("schedule", "namespace")
-
-SCHEDULER_DRIFT = Instrument("stem.scheduler.drift", HISTOGRAM, "s", _SCHEDULE, "Absolute drift of dispatches")
-DISPATCH_SUCCESS = Instrument("stem.scheduler.dispatch.success", COUNTER, "{dispatch}", _SCHEDULE, "Dispatches")
-DISPATCH_FAILED = Instrument("stem.scheduler.dispatch.failed", COUNTER, "{dispatch}", _SCHEDULE, "Failed dispatches")
 
 OTHERS = (
     *(WORKER_UP, WORKER_AGE, WORKER_INFLIGHT, WORKER_CONCURRENCY, WORKER_MEMORY, WORKER_SKEW),

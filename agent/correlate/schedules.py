@@ -2,8 +2,9 @@
 
 from datetime import tzinfo
 
+from agent import instruments
 from agent.core.clock import NANOSECONDS
-from agent.correlate import logs, metrics
+from agent.correlate import logs
 from agent.correlate.limits import MAX_MESSAGE, MAX_STACK
 from agent.correlate.logs import event
 from agent.correlate.recorder import Recorder
@@ -35,9 +36,9 @@ class Schedules:
         if signal.event_name == SignalName.SCHEDULE_ENTRY_DISPATCHED:
             drift_s = _drift(attributes, zone)
             log_event, body = _DISPATCHED, f"schedule {entry} was dispatched"
-            self._metrics.add(metrics.DISPATCH_SUCCESS, series, now_ns)
+            self._metrics.add(instruments.DISPATCH_SUCCESS, series, now_ns)
             if drift_s is not None:
-                self._metrics.record(metrics.SCHEDULER_DRIFT, series, now_ns, abs(drift_s))
+                self._metrics.record(instruments.SCHEDULER_DRIFT, series, now_ns, abs(drift_s))
                 extra = _DRIFT(drift_s)
                 late = "early" if drift_s < 0 else "late"
                 body += f", {logs.duration(abs(drift_s))} {late}"
@@ -45,7 +46,7 @@ class Schedules:
             error = attributes.error or ""
             because = f": {error.partition(chr(10))[0][: logs.MAX_BODY_ERROR]}" if error else ""
             log_event, body = _FAILED, f"schedule {entry} failed to be dispatched{because}"
-            self._metrics.add(metrics.DISPATCH_FAILED, series, now_ns)
+            self._metrics.add(instruments.DISPATCH_FAILED, series, now_ns)
             extra = _MESSAGE.text(error[:MAX_MESSAGE]) if error else b""
             if attributes.stack_trace:
                 extra += _STACK.text(attributes.stack_trace[:MAX_STACK])

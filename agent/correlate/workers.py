@@ -4,8 +4,9 @@ from collections import deque
 
 from msgspec import Struct
 
+from agent import instruments
 from agent.core.clock import NANOSECONDS
-from agent.correlate import logs, metrics
+from agent.correlate import logs
 from agent.correlate.logs import LogEvent, LogWriter, event
 from agent.correlate.process import Process
 from agent.correlate.shift import Shift
@@ -43,12 +44,12 @@ STRAGGLER_NS = 2 * NANOSECONDS
 COLLISION_NS = 2 * NANOSECONDS
 """A process heard so long after another took its name is no straggler: both are alive."""
 _GAUGES = (
-    metrics.WORKER_UP,
-    metrics.WORKER_AGE,
-    metrics.WORKER_INFLIGHT,
-    metrics.WORKER_CONCURRENCY,
-    metrics.WORKER_MEMORY,
-    metrics.WORKER_SKEW,
+    instruments.WORKER_UP,
+    instruments.WORKER_AGE,
+    instruments.WORKER_INFLIGHT,
+    instruments.WORKER_CONCURRENCY,
+    instruments.WORKER_MEMORY,
+    instruments.WORKER_SKEW,
 )
 
 WorkerKey = tuple[str, str]
@@ -200,9 +201,9 @@ class Workers:
     ) -> None:
         """Set the gauges that only Stem's own heartbeat can tell; bytes, and counts."""
         for instrument, value in (
-            (metrics.WORKER_INFLIGHT, inflight),
-            (metrics.WORKER_CONCURRENCY, concurrency),
-            (metrics.WORKER_MEMORY, memory),
+            (instruments.WORKER_INFLIGHT, inflight),
+            (instruments.WORKER_CONCURRENCY, concurrency),
+            (instruments.WORKER_MEMORY, memory),
         ):
             if value is not None:
                 self._metrics.set(instrument, key, now_ns, value)
@@ -266,11 +267,11 @@ class Workers:
     def collect(self, now_ns: int) -> None:
         """Bring the gauges of every worker up to date."""
         for key, worker in self._workers.items():
-            self._metrics.set(metrics.WORKER_UP, key, now_ns, int(worker.up))
-            self._metrics.set(metrics.WORKER_AGE, key, now_ns, (now_ns - worker.last_seen_ns) / NANOSECONDS)
+            self._metrics.set(instruments.WORKER_UP, key, now_ns, int(worker.up))
+            self._metrics.set(instruments.WORKER_AGE, key, now_ns, (now_ns - worker.last_seen_ns) / NANOSECONDS)
             # Each beat was told some time before it was heard: the one least delayed is nearest to the truth.
             skew_ns = max(worker.skews, default=0) - self.redis_offsets_ns.get(key[1], 0)
-            self._metrics.set(metrics.WORKER_SKEW, key, now_ns, skew_ns / NANOSECONDS)
+            self._metrics.set(instruments.WORKER_SKEW, key, now_ns, skew_ns / NANOSECONDS)
 
     def state(self) -> WorkersState:
         """Return what is known; who cannot be heard just now is told anew by whoever listens next."""

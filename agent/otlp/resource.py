@@ -13,6 +13,7 @@ SCOPE_NAME = "stem-agent"
 _SCOPE_NAME = tag(1, 2)
 _SCOPE_VERSION = tag(2, 2)
 RESOURCE_ATTRIBUTE_FIELD = 1
+_OF_ONE_AGENT = ("container.", "host.", "k8s.container.", "k8s.node.", "k8s.pod.", "process.")
 
 
 class Resource:
@@ -20,6 +21,11 @@ class Resource:
 
     def __init__(self, attributes: Mapping[str, AttributeValue]) -> None:
         self.attributes: Mapping[str, AttributeValue] = dict(attributes)
+
+    def of_the_fleet(self) -> "Resource":
+        """Return the resource of what is told for the whole fleet, whichever agent tells it: its series go on."""
+        kept = {key: value for key, value in self.attributes.items() if not key.startswith(_OF_ONE_AGENT)}
+        return Resource({**kept, "service.instance.id": "fleet"})
 
     @cached_property
     def encoded(self) -> bytes:

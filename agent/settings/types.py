@@ -187,6 +187,19 @@ def parse_redis_url(value: Any) -> Any:
         raise wanted from None
 
 
+def parse_time_zone(value: Any) -> Any:
+    """Check the name of a time zone."""
+    if not isinstance(value, str):
+        return value
+    from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415 - needed when configured only
+
+    try:
+        ZoneInfo(value)
+    except (ZoneInfoNotFoundError, ValueError, OSError):
+        raise expected("a time zone name such as UTC or Europe/Berlin") from None
+    return value
+
+
 Duration = Annotated[float, BeforeValidator(parse_duration)]
 """Seconds."""
 ByteSize = Annotated[int, BeforeValidator(parse_size)]
@@ -195,4 +208,5 @@ Flag = Annotated[bool, BeforeValidator(parse_bool)]
 HttpUrl = Annotated[str, BeforeValidator(parse_endpoint)]
 ListenAddress = Annotated[HostPort, BeforeValidator(parse_listen_address)]
 RedisAddress = Annotated[RedisUrl, BeforeValidator(parse_redis_url)]
+TimeZone = Annotated[str, BeforeValidator(parse_time_zone)]
 Secret = SecretStr

@@ -1,10 +1,10 @@
 """Names of Redis pub/sub channels."""
 
+from agent.stem.keys import glob_escaped
+
 SIGNALS_PREFIX = "stem:signals:"
 # Literally `stem:` whatever the store's prefix (Stem: `redis_heartbeat_transport.dart`).
 HEARTBEAT_PREFIX = "stem:heartbeat:"
-
-_GLOB = str.maketrans({char: f"\\{char}" for char in "\\*?[]"})
 
 
 def signal_channel(namespace: str, emitter: str) -> str:
@@ -19,7 +19,7 @@ def signal_channel(namespace: str, emitter: str) -> str:
 
 def signal_pattern(namespace: str) -> str:
     """Return the glob that matches every emitter of `namespace`, and perhaps more: check with `emitter_of`."""
-    return f"{SIGNALS_PREFIX}{namespace.translate(_GLOB)}:*"
+    return f"{SIGNALS_PREFIX}{glob_escaped(namespace)}:*"
 
 
 def emitter_of(channel: str, namespace: str) -> str | None:

@@ -5,12 +5,19 @@ Written by Stem's `redis_broker.dart` (`deadLetter`) at the head of the list `{n
 """
 
 from datetime import datetime
+from itertools import takewhile
 
 import msgspec
 from msgspec import Raw, Struct, field
 
 from agent.stem.envelope import Envelope, decode_envelope
+from agent.stem.keys import Keys
 from agent.stem.lenient import DecodeError, members, salvage
+from agent.stem.query import LOOK_AGAIN, Query, count, needed
+
+_BESIDE = 10
+"""Letters read beside those that must be new: some of these may have taken the place of others."""
+_MOST = 200
 
 
 class _Meta(Struct, gc=False):
@@ -50,3 +57,48 @@ def decode_dead_letter(payload: bytes) -> DeadLetter:
         error=letter.meta.error if letter.meta else None,
         dead_at=letter.dead_at,
     )
+
+
+class LetterWatch:
+    """Reads the letters that were added to the dead of a queue since they were read last, newest first.
+
+    A replay takes letters out anywhere, so what was seen is told by the letters themselves, not by their number.
+    `overrun` says that there may have been more than could be read at once.
+    """
+
+    def __init__(self, keys: Keys, queue: str) -> None:
+        self._key = keys.dead(queue)
+        self._seen: set[int] = set()
+        self._length: int | None = None
+        self._readings = 0
+        self.overrun = False
+
+    def read(self) -> Query[list[DeadLetter]]:
+        """Ask for new letters, two round trips at most; the first time, only see what there is.
+
+        Raises `QueryRefusedError` if the server refuses.
+        """
+        (reply,) = yield [("LLEN", self._key)]
+        before, self._length = self._length, count(reply)
+        self._readings += 1
+        self.overrun = False
+        if before == self._length and self._readings % LOOK_AGAIN:
+            return []
+        if not self._length:
+            self._seen = set()
+            return []
+        most = min(max(self._length - (before or 0), 0) + _BESIDE, _MOST)
+        (reply,) = yield [("LRANGE", self._key, 0, most - 1)]
+        letters = needed(reply)
+        new = list(takewhile(lambda letter: hash(letter) not in self._seen, letters))
+        self.overrun = bool(self._seen) and len(new) == _MOST
+        self._seen = {hash(letter) for letter in letters}
+        return [] if before is None else [_decoded(letter) for letter in new]
+
+
+def _decoded(letter: bytes) -> DeadLetter:
+    """Return the letter; of one that is no such JSON nothing but that it is there."""
+    try:
+        return decode_dead_letter(letter)
+    except DecodeError:
+        return DeadLetter(envelope=Envelope())

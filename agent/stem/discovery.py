@@ -5,12 +5,11 @@ A queue is known by its streams, its delayed set or its dead letters; Stem keeps
 
 import re
 
-from agent.stem.keys import Keys
+from agent.stem.keys import Keys, glob_escaped
 from agent.stem.query import Query, needed, text
 from agent.stem.queues import is_control
 
 _PRIORITY = re.compile(r":p[1-9]$")
-_GLOB = str.maketrans({char: f"\\{char}" for char in "\\*?[]"})
 STEPS = 2
 """Steps of a walk in one question: a round trip each, beside those that everything else takes."""
 
@@ -23,7 +22,7 @@ class QueueWalk:
 
     def __init__(self, keys: Keys) -> None:
         self._prefixes = keys.stream(""), keys.delayed(""), keys.dead("")
-        self._pattern = f"{keys.namespace.translate(_GLOB)}:[sd]*:*"
+        self._pattern = f"{glob_escaped(keys.namespace)}:[sd]*:*"
         self._cursor = "0"
         self.rounds = 0
 

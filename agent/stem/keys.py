@@ -9,6 +9,13 @@ from dataclasses import dataclass
 PRIORITIES = range(9, -1, -1)
 """Highest first, as workers read them. A queue has one stream for each."""
 
+_GLOB = str.maketrans({char: f"\\{char}" for char in "\\*?[]"})
+
+
+def glob_escaped(name: str) -> str:
+    """Return a name as a pattern that matches nothing else."""
+    return name.translate(_GLOB)
+
 
 @dataclass(frozen=True, slots=True)
 class Keys:

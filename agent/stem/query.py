@@ -7,6 +7,9 @@ two steps cost two round trips. A reply that is an error is a value, because wha
 from collections.abc import Generator, Mapping, Sequence
 from typing import Any, TypeVar
 
+LOOK_AGAIN = 6
+"""What cannot have changed unless somebody interfered, or hardly ever does, is read at every so manieth turn."""
+
 Command = tuple[str | int, ...]
 Reply = Any
 """What RESP2 knows: bytes, integers, lists of these, None; or a `ServerError`."""
@@ -49,3 +52,10 @@ def text(value: Reply) -> str:
 def pairs(reply: Sequence[Reply]) -> Mapping[str, Reply]:
     """Return a flat list of names and values, as RESP2 has maps, as a mapping."""
     return {text(name): value for name, value in zip(reply[::2], reply[1::2], strict=True)}
+
+
+def read_time() -> Query[int]:
+    """Ask for the server's clock (Unix nanoseconds), in one round trip; raises `QueryRefusedError`."""
+    (reply,) = yield [("TIME",)]
+    seconds, microseconds = map(int, needed(reply))
+    return (seconds * 1_000_000 + microseconds) * 1000

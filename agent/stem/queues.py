@@ -16,10 +16,8 @@ from msgspec import Struct
 from agent.stem.dead_letters import decode_dead_letter
 from agent.stem.keys import PRIORITIES, Keys
 from agent.stem.lenient import DecodeError
-from agent.stem.query import Command, Query, Reply, ServerError, count, needed, pairs, text
+from agent.stem.query import LOOK_AGAIN, Command, Query, Reply, ServerError, count, needed, pairs, text
 
-LOOK_AGAIN = 6
-"""An empty priority stream is looked at, and a dead letter read again, at every so manieth reading."""
 _CONTROL = re.compile(r"\.control\.(worker\..+|broadcast|reply\..+)$")
 _START = "0-0"
 

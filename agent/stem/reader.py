@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 from agent.redis_client import redis_client
 from agent.settings.redis_tls import RedisTls
 from agent.settings.types import RedisUrl
-from agent.stem.query import Answer, Command, Query, QueryRefusedError, Reply, ServerError, needed
+from agent.stem.query import Answer, Command, Query, QueryRefusedError, Reply, ServerError
 
 if TYPE_CHECKING:
     from asyncio_throttle.throttler import Throttler
     from redis.asyncio import Redis
-
-_NS_PER_US = 1000
 
 
 class RedisReader:
@@ -36,7 +34,7 @@ class RedisReader:
         self._tls = tls
         self._timeout = timeout
         self._on_failure = on_failure
-        self._throttle = throttle
+        self.throttle = throttle
         self._redis: Redis | None = None
         self.round_trips = 0
         if url.tls:
@@ -68,19 +66,13 @@ class RedisReader:
         """Send commands in one round trip, and return their replies as they are; an error is a `ServerError`."""
         if not commands:
             return []
-        async with self._throttle or nullcontext():
+        async with self.throttle or nullcontext():
             self.round_trips += 1
             pipeline: Any = self._client.pipeline(transaction=False)
             for command in commands:
                 pipeline.execute_command(*command)
             replies = await pipeline.execute(raise_on_error=False)
         return [ServerError(reply) if isinstance(reply, Exception) else reply for reply in replies]
-
-    async def time_ns(self) -> int:
-        """Return the server's clock (Unix nanoseconds); raises `QueryRefusedError`."""
-        (reply,) = await self.send([("TIME",)])
-        seconds, microseconds = map(int, needed(reply))
-        return (seconds * 1_000_000 + microseconds) * _NS_PER_US
 
     async def close(self) -> None:
         """Close the connection; a later question would make a new one."""

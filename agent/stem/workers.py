@@ -24,11 +24,15 @@ class WorkerHeartbeat(Struct, frozen=True):
 
 
 class Heartbeats(Struct, frozen=True):
-    """All heartbeats that can be read; ids in the index without one (`gone`), and those that are no such JSON."""
+    """All heartbeats that can be read; ids in the index without one (`gone`), and why others cannot be read.
+
+    `left_out` is how many workers there are beyond those that were asked for.
+    """
 
     alive: list[WorkerHeartbeat]
     gone: list[str]
     unreadable: dict[str, str]
+    left_out: int = 0
 
 
 def read_heartbeats(keys: Keys, most: int, ages: Sequence[str] | None = None) -> Query[Heartbeats]:
@@ -37,7 +41,8 @@ def read_heartbeats(keys: Keys, most: int, ages: Sequence[str] | None = None) ->
     Raises `QueryRefusedError` if the server refuses.
     """
     (reply,) = yield [("SMEMBERS", keys.heartbeats)]
-    workers = sorted(map(text, needed(reply)))[:most]
+    index = sorted(map(text, needed(reply)))
+    workers = index[:most]
     if not workers:
         return Heartbeats([], [], {})
     aged = workers if ages is None else [worker for worker in ages if worker in set(workers)]
@@ -45,7 +50,7 @@ def read_heartbeats(keys: Keys, most: int, ages: Sequence[str] | None = None) ->
     replies = yield [*_beats(keys, chunks), *(("PTTL", keys.heartbeat(worker)) for worker in aged)]
     beats = [beat for answer in replies[: len(chunks)] for beat in needed(answer)]
     left = dict(zip(aged, map(needed, replies[len(chunks) :]), strict=True))
-    found = Heartbeats([], [], {})
+    found = Heartbeats([], [], {}, len(index) - len(workers))
     for worker, beat in zip(workers, beats, strict=True):
         if beat is None:
             found.gone.append(worker)

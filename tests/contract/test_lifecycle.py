@@ -17,7 +17,7 @@ from agent.core.status import StatusBoard
 from agent.demo.sink import Sink
 from agent.otlp.batch import Batch, Kind
 from agent.otlp.resource import Resource
-from agent.registry import CONNECTORS, EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS, SECTIONS, Host
+from agent.registry import CONNECTORS, EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS, SECTIONS, Host, Outputs
 from agent.settings.document import Document
 from agent.settings.validate import validate
 from agent.stem.wire import Fact
@@ -54,7 +54,7 @@ def build(section: str, name: str, environ: dict[str, str]) -> Component:
     clock = SteadyClock()
     host = Host(Telemetry(), Ledger(), clock, Resource({"service.name": "test"}), StatusBoard(clock))
     if section == "receivers":
-        return RECEIVERS[name].build(name, config, Next(), host)
+        return RECEIVERS[name].build(name, config, Outputs(Next(), {kind: Next() for kind in Kind}), host)
     if section == "connectors":
         return CONNECTORS[name].build(name, config, {kind: Next() for kind in Kind}, host)
     if section == "processors":

@@ -98,7 +98,7 @@ def test_a_working_file_has_typed_values_and_defaults() -> None:
             "traces: {receivers: [correlate]",
             "traces: {receivers: [stem_signals]",
             "agent.yaml:10:26: service.pipelines.traces.receivers[0]: found 'stem_signals', "
-            "which is one of the receivers; a traces pipeline takes connectors here",
+            "which begins a signals pipeline; traces begin at a connector",
         ),
         (
             "    traces:",

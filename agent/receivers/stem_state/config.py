@@ -1,0 +1,82 @@
+"""What an operator writes about `stem_state`."""
+
+from typing import Annotated
+
+from pydantic import Field, field_validator
+
+from agent.settings.model import Config, Env
+from agent.settings.redis_tls import RedisTls
+from agent.settings.types import Duration, RedisAddress, RedisUrl, TimeZone
+
+
+class ResultStoreConfig(Config):
+    """Where heartbeats and pauses are: Stem's result backend."""
+
+    url: Annotated[RedisAddress, Env("STEM_RESULT_BACKEND_URL", "STEM_BROKER_URL")] = Field(
+        default_factory=lambda: RedisUrl("redis://localhost:6379/0"), description="the Redis that holds the results"
+    )
+    tls: RedisTls = Field(default_factory=RedisTls, description="TLS for `rediss://`")
+    namespace: str = Field("stem", min_length=1, description="the store's prefix: the part of a key before `:worker:`")
+
+
+class ScheduleStoreConfig(Config):
+    """Where schedules are."""
+
+    url: Annotated[RedisAddress | None, Env("STEM_SCHEDULE_STORE_URL")] = Field(
+        None, description="the Redis that holds the schedules; absent: schedules are not read"
+    )
+    tls: RedisTls = Field(default_factory=RedisTls, description="TLS for `rediss://`")
+    namespace: str = Field(
+        "stem", min_length=1, description="the store's prefix: the part of a key before `:schedule:`"
+    )
+
+
+class WorkflowStoreConfig(Config):
+    """Where workflow runs are."""
+
+    url: Annotated[RedisAddress | None, Env("STEM_WORKFLOW_STORE_URL")] = Field(
+        None, description="the Redis that holds the workflow runs; absent: runs are not counted"
+    )
+    tls: RedisTls = Field(default_factory=RedisTls, description="TLS for `rediss://`")
+    namespace: Annotated[str, Env("STEM_WORKFLOW_NAMESPACE")] = Field(
+        "stem", min_length=1, description="the store's prefix: the part of a key before `:wf:`"
+    )
+
+
+class StemStateConfig(Config):
+    """Poll what the fleet is like now: queues, dead letters, workers, schedules, workflow runs. Nothing is written."""
+
+    url: Annotated[RedisAddress, Env("STEM_BROKER_URL")] = Field(
+        default_factory=lambda: RedisUrl("redis://localhost:6379/0"), description="the Redis that holds the queues"
+    )
+    tls: RedisTls = Field(default_factory=RedisTls, description="TLS for `rediss://`")
+    namespace: Annotated[str, Env("STEM_WORKER_NAMESPACE")] = Field(
+        "stem", min_length=1, description="the worker namespace, which names the fleet"
+    )
+    store_namespace: str = Field(
+        "stem", min_length=1, description="the broker's prefix: the part of a key before `:stream:`"
+    )
+    interval: Duration = Field(10.0, gt=0, description="how often Redis is asked, and the answers are exported")
+    timeout: Duration = Field(5.0, gt=0, description="for one round trip, answers included")
+    queues: tuple[str, ...] = Field(
+        (), description="read these queues only; empty: those that workers subscribe to, and all that are found"
+    )
+    scan_budget: int = Field(
+        10_000, gt=0, description="keys looked at in an interval while looking for queues, or for workflow runs"
+    )
+    max_queues: int = Field(1000, gt=0, description="queues read; beyond it the others are not, and the status says so")
+    max_workers: int = Field(10_000, gt=0, description="the same for workers")
+    max_schedules: int = Field(1000, gt=0, description="the same for schedules")
+    heartbeat_timeout: Duration = Field(30.0, gt=0, description="a worker silent for this long is down")
+    worker_ttl: Duration = Field(600.0, gt=0, description="a worker silent for this long is forgotten")
+    assume_timezone: TimeZone = Field("UTC", description="zone of timestamps that carry none (Stem before 0.2.0)")
+    results: ResultStoreConfig = Field(
+        default_factory=ResultStoreConfig, description="Stem's result backend: heartbeats, pauses"
+    )
+    schedules: ScheduleStoreConfig = Field(default_factory=ScheduleStoreConfig, description="Stem's schedule store")
+    workflows: WorkflowStoreConfig = Field(default_factory=WorkflowStoreConfig, description="Stem's workflow store")
+
+    @field_validator("queues")
+    @classmethod
+    def _named(cls, queues: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(filter(None, queues)))

@@ -1,0 +1,40 @@
+"""Dead letters as they come: each is counted once, with its reason. Pure."""
+
+from collections.abc import Sequence
+from datetime import tzinfo
+from typing import Any
+
+from agent.receivers.stem_state import instruments as of
+from agent.receivers.stem_state.survey import Moment, Survey
+from agent.stem.dead_letters import DeadLetter, LetterWatch
+from agent.stem.keys import Keys
+from agent.stem.query import Query
+
+
+class LetterSurvey(Survey):
+    """Counts the letters that were added to the dead of each queue since they were first read."""
+
+    def __init__(self, keys: Keys, namespace: str, zone: tzinfo, now_ns: int) -> None:
+        super().__init__(namespace, zone, now_ns)
+        self._keys = keys
+        self.queues: list[str] = []
+        self._watches: dict[str, LetterWatch] = {}
+
+    def ask(self, redis_ms: int) -> list[Query[Any]]:  # noqa: ARG002 - letters have no age here
+        """Ask each queue for its new letters."""
+        self._watches = {q: self._watches.get(q) or LetterWatch(self._keys, q) for q in self.queues}
+        return [watch.read() for watch in self._watches.values()]
+
+    def take(self, answers: Sequence[Any], moment: Moment) -> None:
+        """Count them."""
+        uncounted = []
+        for (queue, watch), letters in zip(self._watches.items(), answers, strict=True):
+            if self.answered(letters, f"dead letters of queue {queue}"):
+                for letter in letters:
+                    self.add(of.DEAD_LETTERED, self._series(letter, queue), moment)
+                uncounted += [queue] if watch.overrun else []
+        if uncounted:
+            self.troubles.append(f"more dead letters than can be counted in one turn: queue {', '.join(uncounted)}")
+
+    def _series(self, letter: DeadLetter, queue: str) -> tuple[str, ...]:
+        return letter.envelope.name or "", queue, self.namespace, letter.reason or ""

@@ -1,0 +1,278 @@
+"""The shell: asks the stores every `interval` while this agent leads, and hands on what they answered."""
+
+import asyncio
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+from zoneinfo import ZoneInfo
+
+from asyncio_throttle.throttler import Throttler
+
+from agent.core.clock import Clock
+from agent.core.errors import StartupError, fault
+from agent.core.ownership import STATE, Ownership
+from agent.core.pressure import Priority
+from agent.core.status import Reporter, Reports
+from agent.core.tasks import cancel
+from agent.otlp.batch import Batch, Consumer, Kind
+from agent.otlp.resource import Resource
+from agent.receivers.stem_state import events
+from agent.receivers.stem_state.config import StemStateConfig
+from agent.receivers.stem_state.letters import LetterSurvey
+from agent.receivers.stem_state.queues import PauseSurvey, QueueSurvey
+from agent.receivers.stem_state.schedules import ScheduleSurvey
+from agent.receivers.stem_state.survey import Moment, Survey
+from agent.receivers.stem_state.workers import WorkerSurvey
+from agent.receivers.stem_state.workflows import WorkflowSurvey
+from agent.redis_client import failure, is_unavailable, refused_for_good
+from agent.settings.redis_tls import RedisTls
+from agent.settings.types import RedisUrl
+from agent.stem.keys import Keys
+from agent.stem.query import QueryRefusedError, read_time
+from agent.stem.reader import RedisReader
+from agent.telemetry.events import FileUnusable, Telemetry
+
+MOST_ROUND_TRIPS = 3
+"""To each server in an interval, however many queues and workers there are."""
+_MS_NS = 1_000_000
+
+
+@dataclass(slots=True)
+class Store:
+    """A server and database, and what is read from it; `offset_ns` is its clock minus ours, None until it was asked."""
+
+    reader: RedisReader
+    report: Reporter
+    surveys: dict[str, Survey] = field(default_factory=dict)
+    offset_ns: int | None = None
+
+    @property
+    def subjects(self) -> str:
+        """What is read from it, for people."""
+        return ", ".join(self.surveys)
+
+
+class Surveys:
+    """All subjects, each with the store it is read from; a leader begins with new ones."""
+
+    def __init__(self, config: StemStateConfig, now_ns: int) -> None:
+        zone, budget = ZoneInfo(config.assume_timezone), config.scan_budget
+        common = config.namespace, zone, now_ns
+        broker, results = Keys(config.store_namespace), Keys(config.results.namespace)
+        self.queues = QueueSurvey(broker, config.queues, *common, budget=budget, most=config.max_queues)
+        self.letters = LetterSurvey(broker, *common)
+        self.workers = WorkerSurvey(
+            results, *common, timeout=config.heartbeat_timeout, ttl=config.worker_ttl, most=config.max_workers
+        )
+        self.pauses = PauseSurvey(*common)
+        self.schedules = ScheduleSurvey(Keys(config.schedules.namespace), *common, most=config.max_schedules)
+        self.workflows = WorkflowSurvey(Keys(config.workflows.namespace), *common, budget=budget)
+
+    def prepare(self) -> None:
+        """Let each subject know what the others found."""
+        self.queues.met(self.workers.queues)
+        self.letters.queues = self.pauses.queues = self.queues.queues
+        self.pauses.namespaces = self.workers.namespaces
+
+
+class StemStateReceiver:
+    """Polls the stores of one fleet; several with the same URL are one server, asked together.
+
+    Raises `StartupError` if a TLS file cannot be used. `consumer` takes the metrics, under the fleet's `resource`.
+    """
+
+    def __init__(
+        self,
+        identity: str,
+        config: StemStateConfig,
+        consumer: Consumer,
+        resource: Resource,
+        telemetry: Telemetry,
+        clock: Clock,
+        reports: Reports,
+        ownership: Ownership,
+    ) -> None:
+        self._id = identity
+        self._config = config
+        self._consumer = consumer
+        self._resource = resource
+        self._telemetry = telemetry
+        self._clock = clock
+        self._reports = reports
+        self._ownership = ownership
+        self._surveys = Surveys(config, clock())
+        self._fresh = True
+        self._stores: list[Store] = []
+        self._tasks: list[asyncio.Task[None]] = []
+        self._changed = asyncio.Event()
+        ownership.stand(STATE)
+        ownership.on_change(self._changed.set)
+
+    async def start(self) -> None:
+        """Connect to every store once, then poll in the background.
+
+        Raises `StartupError` if one refuses for a reason that will not heal; one that is away is tried again.
+        """
+        self._stores = list(self._connected())
+        for store in self._stores:
+            try:
+                await store.reader.ask(read_time())
+            except Exception as error:  # noqa: BLE001 - the answer decides
+                self._refused(store, error)
+        self._tasks = [asyncio.create_task(self._poll(), name=f"{self._id}: poll")]
+
+    async def stop(self, timeout: float) -> None:  # noqa: ARG002, ASYNC109 - see Component; there is nothing to drain
+        """Stop polling: whoever stands next leads at once."""
+        tasks, self._tasks = self._tasks, []
+        await cancel(tasks)
+        self._ownership.withdraw(STATE)
+        for store in self._stores:
+            await store.reader.close()
+
+    def _refused(self, store: Store, error: Exception) -> None:
+        """Raise `StartupError` for what will not heal; note everything else."""
+        url = store.reader.url
+        if refused_for_good(error):
+            user = url.username or "default"
+            raise StartupError(f"{self._id}: redis {url.address} refused user {user}: {failure(error)}") from None
+        self._failed(store, error)
+
+    # --- stores ------------------------------------------------------------------------------------------------------
+
+    def _connected(self) -> Iterator[Store]:
+        """Yield each server that something is read from."""
+        config, stores = self._config, dict[tuple[Any, ...], Store]()
+        for url, tls, *names in (
+            (config.url, config.tls, "queues", "letters"),
+            (config.results.url, config.results.tls, "workers", "pauses"),
+            (config.schedules.url, config.schedules.tls, "schedules"),
+            (config.workflows.url, config.workflows.tls, "workflows"),
+        ):
+            if url is None:
+                continue
+            key = (url.address, url.database, url.username, url.password, url.tls, tls)
+            store = stores.get(key) or Store(
+                self._reader(url, tls), self._reports.part(f"{url.address}/{url.database}")
+            )
+            stores[key] = store
+            store.surveys |= {name: getattr(self._surveys, name) for name in names}
+        yield from stores.values()
+
+    def _reader(self, url: RedisUrl, tls: RedisTls) -> RedisReader:
+        return RedisReader(
+            url,
+            tls,
+            timeout=self._config.timeout,
+            on_failure=lambda reason: self._telemetry.emit(FileUnusable(self._id, reason)),
+        )
+
+    # --- polling -----------------------------------------------------------------------------------------------------
+
+    async def _poll(self) -> None:
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            self._changed.clear()
+            if self._ownership.leads(self._clock()):
+                await self._turn()
+            elif not self._fresh:
+                await self._rest()
+            due += self._config.interval
+            if (late := loop.time() - due) > 0:
+                self._telemetry.emit(
+                    events.PollLate(self._id, round(late + self._config.interval, 3), self._config.interval)
+                )
+                due = loop.time()
+            due = await self._next(due)
+
+    async def _next(self, due: float) -> float:
+        """Wait until the next turn is due, or this agent begins to lead; return when the turn was due."""
+        loop = asyncio.get_running_loop()
+        while (left := due - loop.time()) > 0:
+            try:
+                async with asyncio.timeout(left):
+                    await self._changed.wait()
+            except TimeoutError:
+                break
+            self._changed.clear()
+            if self._fresh and self._ownership.leads(self._clock()):
+                return loop.time()
+        return due
+
+    async def _turn(self) -> None:
+        """Ask all stores at once, and hand on what they answered, if that is still ours to tell."""
+        self._surveys.prepare()
+        known = len(self._surveys.queues.queues)
+        told = await asyncio.gather(*map(self._ask, self._stores))
+        self._surveys.prepare()
+        if self._fresh:
+            self._fresh = False
+            for store in self._stores:
+                store.reader.throttle = Throttler(MOST_ROUND_TRIPS, period=self._config.interval)
+            if len(self._surveys.queues.queues) > known:  # what the first turn found is not to wait for the next
+                told = await asyncio.gather(*map(self._ask, self._stores))
+        items = [item for metrics, _ in told for item in metrics]
+        counts = [count for _, points in told for count in points]
+        if items and self._ownership.leads(self._clock()):
+            self._consumer.consume(Batch(Kind.METRICS, self._resource, items, sum(counts), 0, Priority.METRICS, counts))
+
+    async def _rest(self) -> None:
+        """Forget everything: another agent leads, and what it tells goes on without us."""
+        self._fresh = True
+        self._surveys = Surveys(self._config, self._clock())
+        for store in self._stores:
+            await store.reader.close()
+        self._stores = list(self._connected())
+
+    async def _ask(self, store: Store) -> tuple[list[bytes], list[int]]:
+        """Return the metrics of one store; nothing while it cannot be asked."""
+        try:
+            return await self._told(store)
+        except Exception as error:  # noqa: BLE001 - whatever it was, the next turn is another chance
+            self._failed(store, error)
+            return [], []
+
+    async def _told(self, store: Store) -> tuple[list[bytes], list[int]]:
+        if store.offset_ns is None:
+            self._set_clock(store, *await store.reader.ask(read_time()))
+        redis_ms = self._redis_ms(store)
+        asked = {name: survey.ask(redis_ms) for name, survey in store.surveys.items()}
+        time, *answers = await store.reader.ask(read_time(), *(query for each in asked.values() for query in each))
+        self._set_clock(store, time)
+        moment = Moment(self._redis_ms(store), self._clock())
+        items, counts, troubles = list[bytes](), list[int](), list[str]()
+        for name, queries in asked.items():
+            mine, answers = answers[: len(queries)], answers[len(queries) :]
+            metrics, points = self._survey(store, name, mine, moment, troubles)
+            items += metrics
+            counts += points
+        self._report(store, troubles)
+        return items, counts
+
+    def _survey(
+        self, store: Store, name: str, answers: Sequence[Any], moment: Moment, troubles: list[str]
+    ) -> tuple[list[bytes], list[int]]:
+        survey = store.surveys[name]
+        told = survey.told(answers, moment)
+        for trouble in survey.troubles:
+            self._telemetry.emit(events.PollIncomplete(self._id, store.reader.url.address, name, trouble))
+        troubles += survey.troubles
+        return told
+
+    def _set_clock(self, store: Store, time: Any) -> None:
+        """Note a server's clock; one that may not tell its own is taken to have ours."""
+        store.offset_ns = 0 if isinstance(time, QueryRefusedError) else time - self._clock()
+
+    def _redis_ms(self, store: Store) -> int:
+        return (self._clock() + (store.offset_ns or 0)) // _MS_NS
+
+    def _report(self, store: Store, troubles: Sequence[str]) -> None:
+        if troubles:
+            store.report.degraded("; ".join(dict.fromkeys(troubles)))
+        else:
+            store.report.ok()
+
+    def _failed(self, store: Store, error: Exception) -> None:
+        url, reason = store.reader.url, failure(error) if is_unavailable(error) else fault(error)
+        self._telemetry.emit(events.PollFailed(self._id, url.address, store.subjects, reason))
+        store.report.recovering(f"failed to read {store.subjects} from redis {url.address}: {reason}")

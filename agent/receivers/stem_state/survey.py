@@ -1,0 +1,95 @@
+"""One subject of the fleet's state: what is asked about it, and the metrics that the answers become. Pure."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from datetime import tzinfo
+from typing import Any
+
+from msgspec import Struct
+
+from agent.otlp.metrics import Aggregator, Instrument, Values
+from agent.stem.query import Query, QueryRefusedError
+
+_FOR_EVER_S = 1e9
+_NO_LIMIT = 1 << 31
+"""What is asked about is limited where it is asked."""
+
+
+class Moment(Struct, frozen=True):
+    """When answers came: by Redis' clock (Unix milliseconds), and by ours (Unix nanoseconds)."""
+
+    redis_ms: int
+    now_ns: int
+
+
+class Survey(ABC):
+    """Levels are told as they were last read, and not told at all where they could not be; totals go on."""
+
+    def __init__(self, namespace: str, zone: tzinfo, now_ns: int) -> None:
+        self.namespace = namespace
+        self.zone = zone
+        self.troubles: list[str] = []
+        self._totals = Aggregator(now_ns=now_ns, cardinality_limit=_NO_LIMIT, series_ttl=_FOR_EVER_S)
+        self._levels = self._new_levels(now_ns)
+        self._last: dict[tuple[Instrument, Values], int] = {}
+
+    @abstractmethod
+    def ask(self, redis_ms: int) -> list[Query[Any]]:
+        """Return the questions of this turn; `redis_ms` is the server's time as far as it is known."""
+
+    @abstractmethod
+    def take(self, answers: Sequence[Any], moment: Moment) -> None:
+        """Take the answers, in the order of the questions; one that was refused is a `QueryRefusedError`."""
+
+    def told(self, answers: Sequence[Any], moment: Moment) -> tuple[list[bytes], list[int]]:
+        """Return the metrics that the answers make, encoded, and how many data points each has.
+
+        `troubles` then says in plain words what could not be told.
+        """
+        self.troubles = []
+        self._levels = self._new_levels(moment.now_ns)
+        self.take(answers, moment)
+        parts = [aggregator.collect(moment.now_ns) for aggregator in (self._levels, self._totals)]
+        return [item for items, _ in parts for item in items], [count for _, counts in parts for count in counts]
+
+    def level(self, instrument: Instrument, values: Values, value: float, moment: Moment) -> None:
+        """Tell a level as it is now."""
+        self._levels.set(instrument, values, moment.now_ns, value)
+
+    def reached(self, instrument: Instrument, values: Values, total: int | None, moment: Moment) -> None:
+        """Tell a total that the server counts; None where it does not know.
+
+        What it counted before this agent listened is not told again; when it is less than before, it began anew.
+        """
+        if total is None:
+            self._totals.remove(instrument, values)
+            self._last.pop((instrument, values), None)
+            return
+        before = self._last.get((instrument, values), total)
+        self._last[instrument, values] = total
+        self._totals.add(instrument, values, moment.now_ns, total - before if total >= before else total)
+
+    def add(self, instrument: Instrument, values: Values, moment: Moment, amount: int = 1) -> None:
+        """Move a counter that is counted here."""
+        self._totals.add(instrument, values, moment.now_ns, amount)
+
+    def record(self, instrument: Instrument, values: Values, value: float, moment: Moment) -> None:
+        """Record one value of a histogram."""
+        self._totals.record(instrument, values, moment.now_ns, value)
+
+    def ended(self, instruments: Sequence[Instrument], values: Values) -> None:
+        """End the series of what is gone."""
+        for instrument in instruments:
+            self._totals.remove(instrument, values)
+            self._last.pop((instrument, values), None)
+
+    def answered(self, answer: Any, what: str) -> bool:
+        """Whether there is an answer; if it was refused, note of what."""
+        if isinstance(answer, QueryRefusedError):
+            self.troubles.append(f"{what}: {answer}")
+            return False
+        return True
+
+    @staticmethod
+    def _new_levels(now_ns: int) -> Aggregator:
+        return Aggregator(now_ns=now_ns, cardinality_limit=_NO_LIMIT, series_ttl=_FOR_EVER_S)

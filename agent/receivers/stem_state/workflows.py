@@ -1,0 +1,30 @@
+"""Workflow runs, by workflow and status. Pure."""
+
+from collections.abc import Sequence
+from datetime import tzinfo
+from typing import Any
+
+from agent.receivers.stem_state import instruments as of
+from agent.receivers.stem_state.survey import Moment, Survey
+from agent.stem.keys import Keys
+from agent.stem.query import Query
+from agent.stem.workflows import WorkflowWalk
+
+
+class WorkflowSurvey(Survey):
+    """Tells what the last whole walk through the store found."""
+
+    def __init__(self, keys: Keys, namespace: str, zone: tzinfo, now_ns: int, *, budget: int) -> None:
+        super().__init__(namespace, zone, now_ns)
+        self._walk = WorkflowWalk(keys)
+        self._budget = budget
+
+    def ask(self, redis_ms: int) -> list[Query[Any]]:  # noqa: ARG002 - runs are counted, not timed
+        """Go on walking."""
+        return [self._walk.read(self._budget)]
+
+    def take(self, answers: Sequence[Any], moment: Moment) -> None:
+        """Tell the counts."""
+        if self.answered(answers[0], "workflow runs"):
+            for (workflow, status), runs in (self._walk.counts or {}).items():
+                self.level(of.WORKFLOW_RUNS, (workflow, status, self.namespace), runs, moment)
