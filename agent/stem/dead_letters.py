@@ -102,3 +102,19 @@ def _decoded(letter: bytes) -> DeadLetter:
         return decode_dead_letter(letter)
     except DecodeError:
         return DeadLetter(envelope=Envelope())
+
+
+def read_dead_letters(keys: Keys, queue: str, most: int) -> Query[list[DeadLetter | str]]:
+    """Ask for a queue's newest dead letters, newest first; a text says why one could not be read. One round trip.
+
+    Raises `QueryRefusedError` if the server refuses.
+    """
+    (reply,) = yield [("LRANGE", keys.dead(queue), 0, most - 1)]
+    return [_letter_or_reason(letter) for letter in needed(reply)]
+
+
+def _letter_or_reason(payload: bytes) -> DeadLetter | str:
+    try:
+        return decode_dead_letter(payload)
+    except DecodeError as error:
+        return error.reason

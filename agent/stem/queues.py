@@ -169,12 +169,11 @@ class QueueWatch:
             if found is None:
                 self._empty.add(stream)
                 continue
-            self.exists = True
             names = {group.name for group in found if group.name.startswith(self._groups)}
             self.neighbours |= {name.removeprefix(self._groups) for name in names - {self._group}}
             group = next((group for group in found if group.name == self._group), None)
             if group or not names:
-                own[stream] = group
+                own[stream], self.exists = group, True
             (self._empty.discard if group is None or group.used else self._empty.add)(stream)
         return own
 

@@ -72,7 +72,7 @@ class RedisReader:
             for command in commands:
                 pipeline.execute_command(*command)
             replies = await pipeline.execute(raise_on_error=False)
-        return [ServerError(reply) if isinstance(reply, Exception) else reply for reply in replies]
+        return [_error(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
     async def close(self) -> None:
         """Close the connection; a later question would make a new one."""
@@ -87,6 +87,15 @@ class RedisReader:
             # Replies are for the questions to read; redis-py's own reading of them costs as much again.
             self._redis.response_callbacks.clear()
         return self._redis
+
+
+def _error(error: Exception) -> ServerError:
+    """Return an error reply as the server wrote it: redis-py takes off the codes that it has a class for."""
+    from redis.exceptions import AuthenticationError, NoPermissionError  # noqa: PLC0415 - see `_client`
+
+    if isinstance(error, NoPermissionError):
+        return ServerError(f"NOPERM {error}")
+    return ServerError(f"NOAUTH {error}" if isinstance(error, AuthenticationError) else error)
 
 
 def _step(
