@@ -28,13 +28,13 @@ from agent.extensions.memory_limiter.config import MemoryLimiterConfig
 from agent.extensions.memory_limiter.extension import MemoryLimiter
 from agent.extensions.ownership.config import OwnershipConfig
 from agent.extensions.ownership.extension import OwnershipExtension
-from agent.otlp.batch import Consumer, Kind
+from agent.otlp.batch import Consumer, Fanout, Kind
 from agent.otlp.resource import Resource
 from agent.processors.resource import ResourceConfig, ResourceProcessor
 from agent.receivers.stem_signals.config import StemSignalsConfig
 from agent.receivers.stem_signals.receiver import StemSignalsReceiver
 from agent.receivers.stem_state.config import StemStateConfig
-from agent.receivers.stem_state.receiver import StemStateReceiver
+from agent.receivers.stem_state.receiver import FleetMetrics, StemStateReceiver
 from agent.settings.model import Config
 from agent.stem.wire import SignalConsumer
 from agent.storage.config import FileStorageConfig
@@ -140,8 +140,10 @@ def _stem_signals(identity: str, config: StemSignalsConfig, outputs: Outputs, ho
 
 
 def _stem_state(identity: str, config: StemStateConfig, outputs: Outputs, host: Host) -> StemStateReceiver:
+    consumer = outputs.telemetry.get(Kind.METRICS, Fanout(()))
     return StemStateReceiver(
-        *(identity, config, outputs.telemetry[Kind.METRICS], host.resource.of_the_fleet(), host.telemetry, host.clock),
+        *(identity, config, FleetMetrics(consumer, host.resource.of_the_fleet()), outputs.signals),
+        *(host.telemetry, host.clock),
         host.status.of("receivers", identity),
         host.ownership,
     )
@@ -149,7 +151,7 @@ def _stem_state(identity: str, config: StemStateConfig, outputs: Outputs, host: 
 
 RECEIVERS: dict[str, ComponentType[BuildReceiver]] = {
     "stem_signals": ComponentType(StemSignalsConfig, _stem_signals, begins=(SIGNALS,)),
-    "stem_state": ComponentType(StemStateConfig, _stem_state, begins=(Kind.METRICS,)),
+    "stem_state": ComponentType(StemStateConfig, _stem_state, begins=(SIGNALS, Kind.METRICS)),
 }
 CONNECTORS: dict[str, ComponentType[BuildConnector]] = {
     "correlate": ComponentType(

@@ -23,7 +23,7 @@ from agent.stem.catalogue import SIGNAL_NAMES, SignalName
 from agent.stem.heartbeat import Heartbeat
 from agent.stem.status import TaskStatus
 from agent.stem.timestamps import epoch_ns
-from agent.stem.wire import Fact, Gap, Outage, ServerClock, Shed, Signal
+from agent.stem.wire import Fact, Gap, LostAttempt, Outage, ServerClock, Shed, Signal
 
 Handler = Callable[[Signal, Process, int, int], None]
 
@@ -88,6 +88,9 @@ class Correlator:
             self._suspect(fact, now_ns)
         elif isinstance(fact, Shed):
             self._suspect(fact, now_ns)
+        elif isinstance(fact, LostAttempt):
+            if not self._processes.of_worker(fact.namespace, fact.worker):  # who is heard here is judged here
+                self.tasks.lost(fact, now_ns)
         elif isinstance(fact, ServerClock):
             self.workers.redis_offsets_ns[fact.namespace] = fact.offset_ns
         else:

@@ -9,7 +9,7 @@ from sys import intern
 
 from msgspec import Struct
 
-from agent.correlate.attempt import END_SIGNALS, Attempt, Ending, EndKind, Mark
+from agent.correlate.attempt import END_SIGNALS, TOLD, Attempt, Ending, EndKind, Mark
 from agent.correlate.attempts import AttemptTable, TableState
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.counters import LATE, UNATTRIBUTED, Counters
@@ -27,7 +27,7 @@ from agent.correlate.workflows import Workflows
 from agent.stem.catalogue import SignalName, TaskState
 from agent.stem.envelope import Envelope, decode_envelope
 from agent.stem.timestamps import epoch_ns
-from agent.stem.wire import Signal
+from agent.stem.wire import LostAttempt, Signal
 
 REPAIR_PATIENCE_SECONDS = 3.0
 """How long an attempt waits for what its task's record says: many reads, or one outage of Redis that is short."""
@@ -107,6 +107,26 @@ class Tasks:
         if attempt.complete and not self._awaits_others(attempt):
             self._settler.settle(attempt, now_ns)
 
+    def lost(self, fact: LostAttempt, now_ns: int) -> None:
+        """Tell of an attempt that nobody else can tell of; its start was for those to tell that vanished with it."""
+        envelope, worker = fact.envelope, intern(fact.worker[:MAX_NAME])
+        if not envelope.id:
+            return
+        nobody = Process(fact.namespace, "", "", now_ns)
+        attempt = self.attempts.find(
+            *(envelope.id, fact.attempt, worker, nobody),
+            started_ns=fact.started_ns,
+            never_started_ns=0,
+            now_ns=now_ns,
+        )
+        if attempt is None or attempt.end is not None:
+            return
+        attempt.started_ns = attempt.started_ns or fact.started_ns
+        attempt.marks |= TOLD | Mark.REPAIRED
+        self._learn(attempt, envelope)
+        attempt.ends(EndKind.LOST, Ending(max(fact.lost_ns, fact.started_ns), f"worker {worker} vanished"))
+        self._settler.settle(attempt, now_ns)
+
     def _attempt_of(
         self, signal: Signal, process: Process, time_ns: int, started_ns: int, received_ns: int, now_ns: int
     ) -> Attempt | None:
@@ -182,7 +202,11 @@ class Tasks:
 
     def _read_envelope(self, attempt: Attempt, signal: Signal) -> None:
         envelope = decode_envelope(signal.envelope)
-        if envelope is None or not _tells(envelope):
+        if envelope is not None:
+            self._learn(attempt, envelope)
+
+    def _learn(self, attempt: Attempt, envelope: Envelope) -> None:
+        if not _tells(envelope):
             return
         attempt.origin = origin = read_origin(envelope, self.zone)
         self._family.remember(attempt.task_id, origin)

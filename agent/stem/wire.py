@@ -12,6 +12,7 @@ from typing import Annotated, Protocol
 import msgspec
 from msgspec import Raw, Struct, field
 
+from agent.stem.envelope import Envelope
 from agent.stem.heartbeat import Heartbeat
 from agent.stem.lenient import Count, DecodeError, members, mended, salvage
 
@@ -122,7 +123,22 @@ class Outage(Struct, frozen=True, gc=False):
     to_ns: int
 
 
-Fact = Signal | Heartbeat | Gap | Shed | Outage | ServerClock
+class LostAttempt(Struct, frozen=True, gc=False):
+    """An attempt that ran on a worker which vanished, together with whoever listened to it.
+
+    Found pending in Redis, under the worker's name, with a record that says it runs there since `started_ns`;
+    `lost_ns` is when the worker was last heard of. Both by the worker's clock.
+    """
+
+    namespace: str
+    worker: str
+    attempt: int
+    envelope: Envelope
+    started_ns: int
+    lost_ns: int
+
+
+Fact = LostAttempt | Signal | Heartbeat | Gap | Shed | Outage | ServerClock
 """What flows through the signals pipeline."""
 
 

@@ -1,7 +1,7 @@
 """The shell: asks the stores every `interval` while this agent leads, and hands on what they answered."""
 
 import asyncio
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 from zoneinfo import ZoneInfo
@@ -21,6 +21,7 @@ from agent.receivers.stem_state.config import StemStateConfig
 from agent.receivers.stem_state.letters import LetterSurvey
 from agent.receivers.stem_state.queues import PauseSurvey, QueueSurvey
 from agent.receivers.stem_state.schedules import ScheduleSurvey
+from agent.receivers.stem_state.search import Search
 from agent.receivers.stem_state.survey import Moment, Survey
 from agent.receivers.stem_state.workers import WorkerSurvey
 from agent.receivers.stem_state.workflows import WorkflowSurvey
@@ -30,6 +31,7 @@ from agent.settings.types import RedisUrl
 from agent.stem.keys import Keys
 from agent.stem.query import QueryRefusedError, read_time
 from agent.stem.reader import RedisReader
+from agent.stem.wire import LostAttempt, SignalConsumer
 from agent.telemetry.events import FileUnusable, Telemetry
 
 MOST_ROUND_TRIPS = 3
@@ -75,18 +77,35 @@ class Surveys:
         self.pauses.namespaces = self.workers.namespaces
 
 
+@dataclass(frozen=True, slots=True)
+class FleetMetrics:
+    """Where the metrics go, and whose they are: the fleet's, whichever agent tells them."""
+
+    consumer: Consumer
+    resource: Resource
+
+    def tell(self, told: Iterable[tuple[Sequence[bytes], Sequence[int]]]) -> None:
+        """Hand on encoded metrics, each part with how many data points each of them has."""
+        parts = list(told)
+        items = [item for metrics, _ in parts for item in metrics]
+        counts = [count for _, points in parts for count in points]
+        if items:
+            self.consumer.consume(Batch(Kind.METRICS, self.resource, items, sum(counts), 0, Priority.METRICS, counts))
+
+
 class StemStateReceiver:
     """Polls the stores of one fleet; several with the same URL are one server, asked together.
 
-    Raises `StartupError` if a TLS file cannot be used. `consumer` takes the metrics, under the fleet's `resource`.
+    Raises `StartupError` if a TLS file cannot be used. `signals` takes what was lost with workers that nobody
+    else can tell of.
     """
 
     def __init__(
         self,
         identity: str,
         config: StemStateConfig,
-        consumer: Consumer,
-        resource: Resource,
+        metrics: FleetMetrics,
+        signals: SignalConsumer,
         telemetry: Telemetry,
         clock: Clock,
         reports: Reports,
@@ -94,8 +113,9 @@ class StemStateReceiver:
     ) -> None:
         self._id = identity
         self._config = config
-        self._consumer = consumer
-        self._resource = resource
+        self._metrics = metrics
+        self._signals = signals
+        self._zone = ZoneInfo(config.assume_timezone)
         self._telemetry = telemetry
         self._clock = clock
         self._reports = reports
@@ -103,6 +123,7 @@ class StemStateReceiver:
         self._surveys = Surveys(config, clock())
         self._fresh = True
         self._stores: list[Store] = []
+        self._search: Search
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
         ownership.stand(STATE)
@@ -113,7 +134,7 @@ class StemStateReceiver:
 
         Raises `StartupError` if one refuses for a reason that will not heal; one that is away is tried again.
         """
-        self._stores = list(self._connected())
+        self._connect()
         for store in self._stores:
             try:
                 await store.reader.ask(read_time())
@@ -138,6 +159,14 @@ class StemStateReceiver:
         self._failed(store, error)
 
     # --- stores ------------------------------------------------------------------------------------------------------
+
+    def _connect(self) -> None:
+        config, self._stores = self._config, list(self._connected())
+        broker, results = (
+            next(store.reader for store in self._stores if name in store.surveys) for name in ("queues", "workers")
+        )
+        keys = Keys(config.store_namespace), Keys(config.results.namespace)
+        self._search = Search(broker, results, *keys, config.namespace, self._zone)
 
     def _connected(self) -> Iterator[Store]:
         """Yield each server that something is read from."""
@@ -211,10 +240,24 @@ class StemStateReceiver:
                 store.reader.throttle = Throttler(MOST_ROUND_TRIPS, period=self._config.interval)
             if len(self._surveys.queues.queues) > known:  # what the first turn found is not to wait for the next
                 told = await asyncio.gather(*map(self._ask, self._stores))
-        items = [item for metrics, _ in told for item in metrics]
-        counts = [count for _, points in told for count in points]
-        if items and self._ownership.leads(self._clock()):
-            self._consumer.consume(Batch(Kind.METRICS, self._resource, items, sum(counts), 0, Priority.METRICS, counts))
+        lost = await self._lost()
+        if not self._ownership.leads(self._clock()):
+            return
+        if lost:
+            self._signals.consume_facts(lost, self._zone)
+        self._metrics.tell(told)
+
+    async def _lost(self) -> list[LostAttempt]:
+        """Return what was lost with the workers that went down in this turn; look at those that are about to."""
+        workers = self._surveys.workers
+        try:
+            lost = await self._search.lost(workers.down)
+            await self._search.look(workers.late, self._surveys.queues.queues)
+        except Exception as error:  # noqa: BLE001 - what is pending can be looked at in the next turn too
+            reason = _why(error)
+            self._telemetry.emit(events.PollFailed(self._id, self._config.url.address, "lost attempts", reason))
+            return []
+        return lost
 
     async def _rest(self) -> None:
         """Forget everything: another agent leads, and what it tells goes on without us."""
@@ -222,7 +265,7 @@ class StemStateReceiver:
         self._surveys = Surveys(self._config, self._clock())
         for store in self._stores:
             await store.reader.close()
-        self._stores = list(self._connected())
+        self._connect()
 
     async def _ask(self, store: Store) -> tuple[list[bytes], list[int]]:
         """Return the metrics of one store; nothing while it cannot be asked."""
@@ -273,6 +316,13 @@ class StemStateReceiver:
             store.report.ok()
 
     def _failed(self, store: Store, error: Exception) -> None:
-        url, reason = store.reader.url, failure(error) if is_unavailable(error) else fault(error)
+        url, reason = store.reader.url, _why(error)
         self._telemetry.emit(events.PollFailed(self._id, url.address, store.subjects, reason))
         store.report.recovering(f"failed to read {store.subjects} from redis {url.address}: {reason}")
+
+
+def _why(error: Exception) -> str:
+    """Say why something could not be read: what the server or the system says; of a fault of ours, where it is."""
+    if isinstance(error, QueryRefusedError):
+        return str(error)
+    return failure(error) if is_unavailable(error) else fault(error)

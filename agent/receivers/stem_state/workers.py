@@ -19,10 +19,11 @@ _MS_NS = 1_000_000
 class Watched:
     """What is known of one worker. Times are Unix milliseconds, by Redis' clock unless they are `said`."""
 
-    __slots__ = ("beat", "said_ms", "skew_ms", "written_ms")
+    __slots__ = ("beat", "said_ms", "skew_ms", "up", "written_ms")
 
     def __init__(self) -> None:
         self.beat: Heartbeat | None = None
+        self.up = False
         self.said_ms = 0
         self.written_ms = 0
         self.skew_ms: int | None = None
@@ -53,6 +54,10 @@ class WorkerSurvey(Survey):
         self._most = most
         self._workers: dict[str, Watched] = {}
         self._turn = 0
+        self.late: dict[str, Heartbeat] = {}
+        """Those that have been silent for half of the timeout, and are still up."""
+        self.down: dict[str, Heartbeat] = {}
+        """Those that were up in the turn before."""
 
     @property
     def heartbeats(self) -> Iterator[Heartbeat]:
@@ -89,6 +94,7 @@ class WorkerSurvey(Survey):
         if not self.answered(found, "heartbeats"):
             return
         self._hear(found, moment)
+        self.late, self.down = {}, {}
         for worker, known in list(self._workers.items()):
             if moment.redis_ms - known.written_ms > self._ttl_ms:
                 del self._workers[worker]
@@ -110,6 +116,11 @@ class WorkerSurvey(Survey):
         values = (worker, beat.own_namespace or self.namespace)
         age_ms = max(0, moment.redis_ms - known.written_ms)
         up = age_ms <= self._timeout_ms
+        if up and age_ms > self._timeout_ms / 2:
+            self.late[worker] = beat
+        elif known.up and not up:
+            self.down[worker] = beat
+        known.up = up
         self.level(of.WORKER_UP, values, int(up), moment)
         self.level(of.WORKER_AGE, values, age_ms / _MS, moment)
         if known.skew_ms is not None:
