@@ -3,7 +3,7 @@
 What was heard is believed before what was read. A record counts only for attempts of which something may be missing.
 """
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from datetime import tzinfo
 from sys import intern
 
@@ -20,6 +20,7 @@ from agent.correlate.repair import RepairQueue, Says, read_record
 from agent.correlate.settler import Settler
 from agent.stem.catalogue import TaskState
 from agent.stem.status import TaskStatus
+from agent.stem.timestamps import epoch_ns
 
 LOOK_NS = NANOSECONDS
 """How often the open attempts are looked through for those that a gap may have left open."""
@@ -45,6 +46,7 @@ class Mender:
         publishes: Publishes,
         processes: Processes,
         recorder: Recorder,
+        opened: Callable[[Attempt, int], None],
         settler: Settler,
         counters: Counters,
     ) -> None:
@@ -53,6 +55,7 @@ class Mender:
         self._publishes = publishes
         self._processes = processes
         self._recorder = recorder
+        self._opened = opened
         self._settler = settler
         self._counters = counters
         self._suspects: set[Process] = set()
@@ -138,7 +141,7 @@ class Mender:
         """Take what the result records say; None for a task that has none. Times without an offset are in `zone`."""
         for task_id, record in records.items():
             self._repairs.answered(task_id)
-            attempts = self._attempts.of(task_id) or self._unheard(task_id, record, now_ns)
+            attempts = self._attempts.of(task_id) or self._unheard(task_id, record, zone, now_ns)
             for attempt in attempts:
                 if not attempt.doubted:
                     continue  # its own process would have told
@@ -161,7 +164,7 @@ class Mender:
                     attempt.marks |= Mark.UNSURE
                     self._unsure = True
 
-    def _unheard(self, task_id: str, record: TaskStatus | None, now_ns: int) -> list[Attempt]:
+    def _unheard(self, task_id: str, record: TaskStatus | None, zone: tzinfo, now_ns: int) -> list[Attempt]:
         """Open the attempt of which no signal was heard at all, if the record proves it.
 
         Only of a worker that is heard here: another agent tells what the others do.
@@ -169,7 +172,7 @@ class Mender:
         publish = self._publishes.get(task_id)
         if publish is None or record is None or record.attempt is None or not record.worker:
             return []
-        process = self._processes.of_worker(publish.namespace, record.worker)
+        process = self._process_of(record, publish.namespace, record.worker, zone)
         if process is None or record.state is TaskState.QUEUED:
             return []
         worker = intern(record.worker)
@@ -180,8 +183,19 @@ class Mender:
             return []
         attempt.task, attempt.queue, attempt.origin = intern(publish.task), intern(publish.queue), publish.origin
         attempt.marks |= Mark.NUMBERED | Mark.UNSURE
-        self._publishes.begun(attempt, now_ns)
+        self._opened(attempt, now_ns)
         return [attempt]
+
+    def _process_of(self, record: TaskStatus, namespace: str, worker: str, zone: tzinfo) -> Process | None:
+        """Return the process that a record is of.
+
+        What runs must not be lost with another than its own; of what has ended, any that speaks for its worker does.
+        """
+        if record.started_at is not None:
+            process = self._processes.in_which(namespace, worker, epoch_ns(record.started_at, zone))
+            if process is not None or record.state is TaskState.RUNNING:
+                return process
+        return self._processes.of_worker(namespace, worker)
 
     def _apply(self, record: TaskStatus, attempt: Attempt, among: Collection[Attempt], zone: tzinfo) -> Says:
         """Merge what a record proves; signals that were heard know better."""

@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from agent.core.clock import NANOSECONDS
 from agent.correlate.shift import Shift
+from agent.stem.timestamps import MAX_NS
 from agent.stem.wire import Signal
 
 MAX_PROCESSES = 10_000
@@ -40,6 +41,8 @@ class ProcessState(Struct, array_like=True):
     life: Life
     heard_ns: int
     told_ns: int
+    began_ns: int
+    first_heard: bool
     goodbye_ns: int
     gapped_ns: int
     followed_ns: int
@@ -48,14 +51,17 @@ class ProcessState(Struct, array_like=True):
 class Process:
     """One emitter process (`boot`); without a boot, everything that its emitter says without one.
 
-    `heard_ns` is our clock's time of its last signal, `told_ns` the latest time that it told by its own clock.
+    `heard_ns` is our clock's time of its last signal; by its own clock, `told_ns` is the latest time that it told and
+    `began_ns` the earliest, before which it told nothing if its first signal was heard (`first_heard`).
     `beats`: it sends heartbeats, so its silence means something.
     """
 
     __slots__ = (
         "beats",
+        "began_ns",
         "boot",
         "emitter",
+        "first_heard",
         "followed_ns",
         "gapped_ns",
         "goodbye_ns",
@@ -79,6 +85,8 @@ class Process:
         self.life = Life.ALIVE
         self.heard_ns = now_ns
         self.told_ns = 0
+        self.began_ns = MAX_NS
+        self.first_heard = False
         self.goodbye_ns = 0  # when we heard it say so
         self.gapped_ns = 0  # when we last knew that signals of it were lost
         self.followed_ns = 0  # when another process began to speak under the same emitter
@@ -97,7 +105,8 @@ class Process:
         """Return what is known of it."""
         return ProcessState(
             *(self.namespace, self.emitter, self.boot, self.workers, self.host, self.pid, self.beats, self.life),
-            *(self.heard_ns, self.told_ns, self.goodbye_ns, self.gapped_ns, self.followed_ns),
+            *(self.heard_ns, self.told_ns, self.began_ns, self.first_heard),
+            *(self.goodbye_ns, self.gapped_ns, self.followed_ns),
         )
 
     def restore(self, state: ProcessState, shift: Shift) -> None:
@@ -105,6 +114,7 @@ class Process:
         self.namespace, self.emitter, self.boot = state.namespace, state.emitter, state.boot
         self.workers, self.host, self.pid = state.workers, state.host, state.pid
         self.beats, self.life, self.told_ns = state.beats, state.life, state.told_ns
+        self.began_ns, self.first_heard = state.began_ns, state.first_heard
         self.heard_ns, self.goodbye_ns = shift(state.heard_ns), shift(state.goodbye_ns)
         self.gapped_ns, self.followed_ns = shift(state.gapped_ns), shift(state.followed_ns)
 
@@ -144,6 +154,9 @@ class Processes:
             process.followed_ns = 0  # it was no follower, but a neighbour
         if time_ns > process.told_ns:  # noqa: PLR1730 - runs per signal: max() costs three times as much
             process.told_ns = time_ns
+        if time_ns <= process.began_ns:
+            process.began_ns = time_ns
+            process.first_heard = process.first_heard or signal.seq == 1
         return process
 
     def _meet(self, key: tuple[str, str, str], now_ns: int) -> Process:
@@ -169,9 +182,22 @@ class Processes:
 
     def of_worker(self, namespace: str, worker: str) -> Process | None:
         """Return the process that speaks for a worker, the newest if there were several; None if nobody was heard."""
-        return next(
-            (p for p in reversed(self._known.values()) if worker in p.workers and p.namespace == namespace), None
-        )
+        return next(self._of_worker(namespace, worker), None)
+
+    def in_which(self, namespace: str, worker: str, began_ns: int) -> Process | None:
+        """Return the process in which a worker began something, at a time of its own clock; None if nobody can know.
+
+        It is the newest that had begun by then, but one that began unheard may have begun before what was heard of it.
+        """
+        for process in self._of_worker(namespace, worker):
+            if process.began_ns <= began_ns:
+                return process
+            if not process.first_heard:
+                return None
+        return None
+
+    def _of_worker(self, namespace: str, worker: str) -> Iterator[Process]:
+        return (p for p in reversed(self._known.values()) if worker in p.workers and p.namespace == namespace)
 
     def all(self, namespace: str) -> Iterator[Process]:
         """Yield every process of a namespace."""

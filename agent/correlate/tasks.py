@@ -77,7 +77,9 @@ class Tasks:
         self.publishes = Publishes(recorder, self.attempts, self._family)
         self._settler = Settler(recorder, self.attempts, self._family, counters)
         self.mender = Mender(
-            *(repairs, self.attempts, self.publishes, processes, recorder), settler=self._settler, counters=counters
+            *(repairs, self.attempts, self.publishes, processes, recorder, self._opened),
+            settler=self._settler,
+            counters=counters,
         )
 
     # --- signals ---------------------------------------------------------------------------------------------------

@@ -13,7 +13,7 @@ from agent.emit import iso
 from agent.stem.catalogue import SignalName, TaskState
 from agent.stem.status import TaskError, TaskStatus
 from agent.stem.wire import Gap, Outage
-from tests.support import EPOCH, TASK_ID, Heard, Story, envelope, found, nanoseconds
+from tests.support import EPOCH, TASK_ID, Heard, Story, ToldTime, envelope, found, nanoseconds
 
 STARTED = EPOCH + timedelta(milliseconds=1)
 ENDED = EPOCH + timedelta(milliseconds=36)
@@ -435,6 +435,60 @@ def test_an_attempt_that_is_read_while_it_runs_goes_on_by_its_signals() -> None:
     heard.hear(story.run()[2:])
     assert heard.counts()["stem.tasks.started"] == heard.counts()["stem.tasks.succeeded"] == 1
     assert heard.span("process").start_time_unix_nano == nanoseconds(STARTED), "signals are exact"
+
+
+def replaced(*, unheard: int = 0) -> tuple[Story, Heard]:
+    """The worker's process was killed and replaced; so many of the new one's first signals were lost."""
+    _, heard = published()
+    new = Story(time=ToldTime(EPOCH + timedelta(seconds=5)))
+    new.recorded.worker(SignalName.WORKER_INIT)
+    new.recorded.worker(SignalName.WORKER_READY)
+    return new, heard.pass_time(5).hear(new.payloads[unheard:])
+
+
+def beats_for(seconds: int, new: Story, heard: Heard) -> None:
+    for _ in range(seconds):
+        new.time.advance(1)
+        new.recorded.heartbeat()
+        heard.pass_time(1).hear(new.payloads[-1:])
+
+
+RUNNING = record(TaskState.RUNNING, worker="worker-1", started_at=STARTED)
+
+
+@pytest.mark.parametrize("lost_before", [False, True])
+def test_what_ran_unheard_in_a_process_that_was_replaced_is_lost_with_that_one(lost_before: bool) -> None:
+    new, heard = replaced()
+    if lost_before:
+        beats_for(15, new, heard)
+    outage(heard).answer(RUNNING)
+    assert heard.counts()["stem.tasks.started"] == 1
+    beats_for(15, new, heard)
+    heard.answer(RUNNING).pass_time(1)
+    span = heard.span("process")
+    assert found(span)["stem.task.state"] == "lost"
+    assert span.start_time_unix_nano == span.end_time_unix_nano == nanoseconds(STARTED), (
+        "its process said nothing later"
+    )
+
+
+def test_what_runs_in_the_process_that_took_another_s_place_is_lost_with_that_one() -> None:
+    new, heard = replaced()
+    running = record(TaskState.RUNNING, worker="worker-1", started_at=new.time.now + timedelta(milliseconds=1))
+    outage(heard).answer(running)
+    beats_for(15, new, heard)
+    heard.answer(running).pass_time(1)
+    assert "stem.tasks.lost" not in heard.counts()
+    heard.pass_time(31).answer(running).pass_time(1)
+    assert heard.span("process").end_time_unix_nano == nanoseconds(new.time.now)
+
+
+def test_what_may_run_in_either_of_two_processes_is_not_read_into_being_before_it_ends() -> None:
+    _, heard = replaced(unheard=1)
+    outage(heard).answer(RUNNING)
+    assert len(heard.correlator.tasks.attempts) == 0
+    outage(heard).answer(succeeded())
+    assert found(heard.span("process"))["stem.task.state"] == "succeeded"
 
 
 @pytest.mark.parametrize(
