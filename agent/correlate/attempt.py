@@ -111,7 +111,7 @@ class Mark:
     START_READ = 2048  # its start comes from the record, which is a few milliseconds off
     UNSURE = 4096  # its record was read and proves nothing
     ROOTED = 8192  # the root of its trace was told with another delivery
-    RUNS_READ = 16384  # its record said that it runs, when it was asked last
+    RUNS_READ = 16384  # its record said that it runs, and no signals of its process were lost since
 
 
 _MOST_NS = (1 << 63) - 1
@@ -250,7 +250,7 @@ class Attempt(Struct, gc=False, array_like=True):
 
     @property
     def cut_off(self) -> bool:
-        """Whether it cannot have ended before its process was gone: nothing was missed, or its record still had it."""
+        """Whether it cannot have ended before its process was gone: nothing was missed since it was opened, or read."""
         return self.process.gapped_ns < self.opened_ns or bool(self.marks & Mark.RUNS_READ)
 
     @property

@@ -113,6 +113,7 @@ class Mender:
         suspects, self._suspects = self._suspects, set()
         for attempt in self._attempts:
             if attempt.process in suspects and attempt.end is None:
+                attempt.marks &= ~Mark.RUNS_READ  # it may have ended since
                 self._repairs.want(attempt.task_id, now_ns)
         for task_id in self._publishes.overdue(now_ns):
             self._repairs.want(task_id, now_ns)
@@ -149,7 +150,7 @@ class Mender:
                 self._counters[REPAIRS, says.name.lower() if record else "absent"] += 1
                 if attempt.marks & Mark.SETTLED:
                     continue
-                if says is Says.RUNS:
+                if says is Says.RUNS and not self._repairs.wants(task_id):
                     attempt.marks |= Mark.RUNS_READ
                 if says is Says.ENDED or attempt.marks & Mark.ASKED:
                     self._settler.conclude(attempt, now_ns)

@@ -45,6 +45,10 @@ class RepairQueue:
             del self._wanted[next(iter(self._wanted))]
         self._wanted[task_id] = now_ns
 
+    def wants(self, task_id: str) -> bool:
+        """Whether a task's record is still to be asked for: what is being answered just now was read before."""
+        return task_id in self._wanted
+
     def waits(self, task_id: str, now_ns: int) -> bool:
         """Whether an answer may still come, and is worth waiting for."""
         since_ns = self._wanted.get(task_id) or self._asked.get(task_id)

@@ -297,6 +297,28 @@ def test_what_may_have_ended_unheard_before_its_worker_vanished_is_lost_only_if_
         assert "stem.task.state" not in told
 
 
+@pytest.mark.parametrize("read_in_between", [False, True])
+def test_what_ran_before_signals_were_lost_once_more_may_have_ended_since(read_in_between: bool) -> None:
+    """And the copy of its lease, delivered elsewhere, wrote over the record of its end."""
+    story = Story()
+    story.recorded.heartbeat()
+    heard = Heard(with_repair=True).hear([*story.payloads, *story.run()[:2]])
+    running = record(TaskState.RUNNING, worker="worker-1", started_at=STARTED)
+    gap(story, heard)
+    if read_in_between:
+        taken = heard.correlator.repairs.take(10)
+        heard.pass_time(1)
+        gap(story, heard)
+        heard.correlator.answered(dict.fromkeys(taken, running), heard.now_ns)
+    else:
+        heard.answer(running).pass_time(1)
+        gap(story, heard)
+    heard.answer(succeeded(worker="worker-2")).pass_time(31).answer(succeeded(worker="worker-2"))
+    told = found(heard.span("process"))
+    assert told["stem.missing"] == ["end"]
+    assert "stem.task.state" not in told
+
+
 def test_the_attempt_before_is_waited_for_when_its_end_was_lost() -> None:
     """So that the retry gets its link, although its own signals are complete first."""
     story, heard = opened()
