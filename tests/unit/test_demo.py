@@ -5,6 +5,7 @@ import random
 import re
 from collections import Counter
 from dataclasses import replace
+from datetime import datetime, timedelta
 from types import SimpleNamespace
 from typing import Any
 
@@ -19,14 +20,14 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from rich.console import Console
 
 from agent.demo.compare import Fidelity, Verdict, compare, examine
-from agent.demo.fleet.envelopes import due_at, from_fields, lineage_of, new_envelope, to_fields, uuid7
+from agent.demo.fleet.envelopes import due_at, epoch_us, from_fields, lineage_of, new_envelope, to_fields, uuid7
 from agent.demo.fleet.faults import Faults, FaultyEmitter, parse_faults
 from agent.demo.screen import bar, line, screen, seconds
 from agent.demo.sink import Sink, points
 from agent.demo.truth import LOST, AttemptTruth, RunTruth, SignalsTruth, TaskTruth, Truth, Via
 from agent.demo.view import Segment, Snapshot, TaskLine, Trace, View, WorkerLine, quantile
-from agent.emit import Composer, utc_now
-from tests.support import EPOCH, SECOND, Heard, Story, envelope, nanoseconds
+from agent.emit import Composer, iso, utc_now
+from tests.support import EPOCH, SECOND, TASK_ID, Heard, Story, ToldTime, envelope, nanoseconds
 
 json_text = st.text(st.characters(exclude_categories=["Cs"]))
 
@@ -202,6 +203,47 @@ def test_every_kind_of_span_is_looked_at(role: str, change: Any, row: str) -> No
     truth, sink = told()
     change(next(span for span in sink.spans if span.name.startswith(role)))
     assert row in wrong(truth, sink)
+
+
+def followed() -> tuple[Truth, Sink]:
+    """Copies of an attempt asked for a retry, on workers whose clocks differ; the fleet had the first one's first.
+
+    What follows is itself a copy, in whose envelope its lease wrote over when it was due.
+    """
+    enqueued, slow_by = EPOCH - timedelta(seconds=100), timedelta(seconds=40)
+    fast, slow = Story(), Story("worker-2", "pod-2", time=ToldTime(EPOCH - slow_by))
+    heard, task = Heard(), envelope(enqueuedAt=iso(enqueued))
+    heard.hear(fast.run("retry", task)).hear(slow.run("retry", task))
+    fast.time.advance(10)
+    leased = EPOCH + timedelta(seconds=9)
+    heard.hear(fast.run("succeeded", {**task, "attempt": 1, "notBefore": iso(leased)})).pass_time(5)
+    sink, truth = Sink(), Truth(skews={"worker-1": 0.0, "worker-2": -slow_by.total_seconds()})
+    sink.spans = heard.spans
+    trace_id = process(sink).trace_id.hex()
+    truth.tasks[TASK_ID] = TaskTruth(TASK_ID, task["name"], task["queue"], Via.CANVAS, trace_id, "", epoch_us(enqueued))
+
+    def attempt(number: int, worker: str, state: str, ready: datetime, began: datetime, **more: int) -> AttemptTruth:
+        times = (ready, began + timedelta(milliseconds=1), began + timedelta(milliseconds=36))
+        return AttemptTruth(TASK_ID, number, worker, state, *map(epoch_us, times), **more)
+
+    due = EPOCH + timedelta(seconds=8, milliseconds=36)
+    truth.attempts = [
+        attempt(0, "worker-1", "retried", enqueued, EPOCH, next_retry_us=epoch_us(due)),
+        attempt(0, "worker-2", "retried", enqueued, EPOCH - slow_by, next_retry_us=epoch_us(due - slow_by)),
+        attempt(1, "worker-1", "succeeded", leased, EPOCH + timedelta(seconds=10.037), due_us=epoch_us(due)),
+    ]
+    return truth, sink
+
+
+def test_a_wait_may_begin_when_the_retry_was_due_that_its_attempt_links_to() -> None:
+    truth, sink = followed()
+    assert "wait spans" not in wrong(truth, sink)
+    truth.skews = {}
+    assert "wait spans" in wrong(truth, sink), "without skew it is known which was due first"
+    truth, sink = followed()
+    for span in sink.spans:
+        del span.links[:]
+    assert "wait spans" in wrong(truth, sink)
 
 
 def test_a_log_record_in_another_trace_is_wrong() -> None:

@@ -46,6 +46,7 @@ def _waits(sink: Sink, told: Sequence[Told], *, blind: bool, skewed: bool) -> Ro
     waits = _seen(sink, "wait")
     for seen in waits:
         left.setdefault(seen.key, []).append(seen)
+    dues = {each.seen.span.span_id: each.attempt.next_retry_us for each in told if each.seen} if skewed else {}
     expected, notes = 0, []
     for each in told:
         if not each.started_us or (each.seen is None and each.attempt.cut):
@@ -59,15 +60,21 @@ def _waits(sink: Sink, told: Sequence[Told], *, blind: bool, skewed: bool) -> Ro
         seen = min(near, key=lambda candidate: abs(candidate.end_us - start_us))
         left[each.key].remove(seen)
         each.wait_us = seen.start_us
-        if differs := list(_wrong_wait(each, seen, blind=blind, skewed=skewed)):
+        linked = {dues.get(link.span_id, 0) for link in each.seen.span.links} if each.seen else set()
+        if differs := list(_wrong_wait(each, seen, linked - {0}, blind=blind, skewed=skewed)):
             notes.append(f"{seen.describe()}: {'; '.join(differs)}")
     invented = [seen.describe() for spans in left.values() for seen in spans]
     return Row("wait spans", expected, len(waits), wrong=len(notes) + len(invented), notes=(*notes, *invented))
 
 
-def _wrong_wait(told: Told, seen: Seen, *, blind: bool, skewed: bool) -> Iterator[str]:
+def _wrong_wait(told: Told, seen: Seen, linked: set[int], *, blind: bool, skewed: bool) -> Iterator[str]:
+    """Say what is not as it was; `linked` is when the retries were due that the attempt is said to follow.
+
+    Copies of the attempt before may each have asked for it, by clocks that differ: nobody can say which was due first.
+    """
     attempt = told.attempt
-    ready = {min(ready_us, told.started_us) for ready_us in (attempt.ready_us, attempt.due_us or attempt.ready_us)}
+    dues = (attempt.ready_us, attempt.due_us or attempt.ready_us, *(max(due, told.task.enqueued_us) for due in linked))
+    ready = {min(ready_us, told.started_us) for ready_us in dues}
     # A first due time that another clock told may lie behind the start, which is then all there is to say.
     clamped = skewed and seen.start_us == seen.end_us and "stem.clock.adjusted" in seen.found
     if not clamped and not any(seen.near(seen.start_us, ready_us) for ready_us in ready):
