@@ -215,7 +215,7 @@ class StemStateReceiver:
             due = await self._next(due)
 
     async def _next(self, due: float) -> float:
-        """Wait until the next turn is due, or this agent begins to lead; return when the turn was due."""
+        """Wait until the next turn is due, or this agent begins to lead, or ceases to; return when that was."""
         loop = asyncio.get_running_loop()
         while (left := due - loop.time()) > 0:
             try:
@@ -224,7 +224,7 @@ class StemStateReceiver:
             except TimeoutError:
                 break
             self._changed.clear()
-            if self._fresh and self._ownership.leads(self._clock()):
+            if self._fresh is self._ownership.leads(self._clock()):
                 return loop.time()
         return due
 

