@@ -1,5 +1,6 @@
 """The shell that asks Redis: it runs questions in lockstep, each step of all of them in one pipelined round trip."""
 
+import asyncio
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -71,7 +72,11 @@ class RedisReader:
             pipeline: Any = self._client.pipeline(transaction=False)
             for command in commands:
                 pipeline.execute_command(*command)
-            replies = await pipeline.execute(raise_on_error=False)
+            try:
+                async with asyncio.timeout(self._timeout):
+                    replies = await pipeline.execute(raise_on_error=False)
+            except TimeoutError:
+                raise TimeoutError(f"no answer within {self._timeout:g} s") from None
         return [_error(reply) if isinstance(reply, Exception) else reply for reply in replies]
 
     async def close(self) -> None:
@@ -83,7 +88,9 @@ class RedisReader:
     def _client(self) -> "Redis":
         """Made when it is first needed: redis-py costs 11 MiB and 0.2 s."""
         if self._redis is None:
-            self._redis = redis_client(self.url, self._tls, timeout=self._timeout, on_failure=self._on_failure)
+            self._redis = redis_client(
+                self.url, self._tls, timeout=self._timeout, on_failure=self._on_failure, timed=False
+            )
             # Replies are for the questions to read; redis-py's own reading of them costs as much again.
             self._redis.response_callbacks.clear()
         return self._redis

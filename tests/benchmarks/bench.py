@@ -25,7 +25,7 @@ import redis.asyncio
 
 from agent.demo.process import Process, spawn
 from agent.demo.valkey import embedded_valkey
-from tests.benchmarks import report
+from tests.benchmarks import fleet_state, report
 from tests.benchmarks.signals import SIGNALS_PER_TASK, SPANS_PER_TASK, Story, Told, publish
 from tests.generated import write_results
 
@@ -196,6 +196,8 @@ async def measure(tasks: int, rounds: int, idle_s: float) -> dict[str, Any]:
             sys.exit(f"the agent ended with exit code {code}:\n{candidates[0].process.output()}")
         print(f"holding {OPEN_ATTEMPTS:,} attempts open ...", file=sys.stderr)
         open_mib = await open_attempts(built, OPEN_ATTEMPTS)
+    print(f"polling {fleet_state.QUEUES} queues and {fleet_state.WORKERS:,} workers ...", file=sys.stderr)
+    polling = await fleet_state.measure()
     return {
         "machine": f"{cpu_count()} cores, {platform.machine()}, CPython {platform.python_version()}",
         "rounds": rounds,
@@ -212,6 +214,7 @@ async def measure(tasks: int, rounds: int, idle_s: float) -> dict[str, Any]:
         "idle_core_share": round(idle, 5),
         "cold_start_s": round(up_s, 2),
         "shutdown_s": round(down_s, 2),
+        "fleet_state": polling,
     }
 
 

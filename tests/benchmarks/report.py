@@ -22,7 +22,7 @@ def table(result: dict[str, Any]) -> str:
         f"{memory[name]['idle']:.0f} / {memory[name]['loaded']:.0f} MiB |"
         for name, label in names.items()
     ]
-    held = result["open_attempts"]
+    held, polled = result["open_attempts"], result["fleet_state"]
     signals = result["rounds"] * result["signals_per_round"]
     return "\n".join(
         (
@@ -35,6 +35,10 @@ def table(result: dict[str, Any]) -> str:
             f"The agent idle: {result['idle_core_share'] * 1000:.1f} ms of CPU a second. From start to listening: "
             f"{result['cold_start_s']:.2f} s. From SIGTERM to exit, idle: {result['shutdown_s']:.2f} s. With "
             f"{held['count']:,} attempts open, and logs from INFO up: {held['rss_mib']:.0f} MiB in all.",
+            "",
+            f"Polling {polled['queues']} queues, in each of which something moves, and {polled['workers']:,} workers: "
+            f"{polled['agent_ms']:.0f} ms of CPU a turn in the agent, export included, and {polled['redis_ms']:.0f} ms "
+            f"in Redis; {polled['rss_mib']:.0f} MiB in all.",
             "",
         )
     )

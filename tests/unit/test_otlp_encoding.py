@@ -16,6 +16,7 @@ from opentelemetry.proto.trace.v1.trace_pb2 import Span, Status
 from agent.demo.sink import attributes, plain
 from agent.exporters.sending.sealed import gzip
 from agent.otlp import wire
+from agent.otlp.levels import Levels
 from agent.otlp.log_record import Severity, encode_context, encode_kind, encode_log
 from agent.otlp.metrics import DURATION_BOUNDS, OVERFLOW, Aggregator, Exemplar, Instrument, InstrumentKind
 from agent.otlp.request import encode_request
@@ -217,3 +218,20 @@ def test_a_gauge_that_is_removed_is_gone() -> None:
     assert collected(source, 3000)["g"].gauge.data_points[0].as_double == 1.5
     source.remove(GAUGE, ("a",))
     assert not collected(source, 4000)
+
+
+@given(st.lists(st.tuples(text, text, st.integers(-(1 << 63), (1 << 63) - 1) | st.floats(allow_nan=False)), min_size=1))
+def test_levels_are_read_back(told: list[tuple[str, str, float]]) -> None:
+    instrument = Instrument("stem.queue.depth", InstrumentKind.GAUGE, "{message}", ("queue", "namespace"), "what waits")
+    levels = Levels(42)
+    for queue, namespace, value in told:
+        levels.set(instrument, (queue, namespace), value)
+    (item,), (count,) = levels.collect()
+    metric = Metric.FromString(item)
+    assert (metric.name, metric.unit, metric.description) == ("stem.queue.depth", "{message}", "what waits")
+    assert count == len(told) == len(metric.gauge.data_points)
+    for point, (queue, namespace, value) in zip(metric.gauge.data_points, told, strict=True):
+        named = {"queue": queue, "namespace": namespace}
+        assert attributes(point.attributes) == {key: text for key, text in named.items() if text}
+        assert point.time_unix_nano == 42
+        assert (point.as_int if isinstance(value, int) else point.as_double) == value

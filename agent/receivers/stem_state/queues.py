@@ -95,19 +95,19 @@ class QueueSurvey(Survey):
     def _tell(self, state: QueueState, moment: Moment) -> None:
         values = (state.queue, self.namespace)
         if state.depth is not None:
-            self.level(of.QUEUE_DEPTH, values, state.depth, moment)
-        self.level(of.QUEUE_DEPTH_KNOWN, values, int(state.depth is not None), moment)
-        self.level(of.QUEUE_INFLIGHT, values, state.inflight, moment)
-        self.level(of.QUEUE_DELAYED, values, state.delayed, moment)
-        self.level(of.QUEUE_OVERDUE, values, state.overdue, moment)
-        self.level(of.DLQ_DEPTH, values, state.dead, moment)
+            self.level(of.QUEUE_DEPTH, values, state.depth)
+        self.level(of.QUEUE_DEPTH_KNOWN, values, int(state.depth is not None))
+        self.level(of.QUEUE_INFLIGHT, values, state.inflight)
+        self.level(of.QUEUE_DELAYED, values, state.delayed)
+        self.level(of.QUEUE_OVERDUE, values, state.overdue)
+        self.level(of.DLQ_DEPTH, values, state.dead)
         if state.oldest_ready_ms is not None:
-            self.level(of.QUEUE_OLDEST_AGE, values, max(0, moment.redis_ms - state.oldest_ready_ms) / 1000, moment)
+            self.level(of.QUEUE_OLDEST_AGE, values, max(0, moment.redis_ms - state.oldest_ready_ms) / 1000)
         elif not state.depth and state.depth is not None:
-            self.level(of.QUEUE_OLDEST_AGE, values, 0.0, moment)
+            self.level(of.QUEUE_OLDEST_AGE, values, 0.0)
         dead_s = _age_s(state.oldest_dead, moment)
         if dead_s is not None or not state.dead:
-            self.level(of.DLQ_OLDEST_AGE, values, dead_s or 0.0, moment)
+            self.level(of.DLQ_OLDEST_AGE, values, dead_s or 0.0)
         self.reached(of.QUEUE_ENQUEUED, values, state.enqueued, moment)
         self.reached(of.QUEUE_DELIVERED, values, state.delivered, moment)
 
@@ -128,12 +128,12 @@ class PauseSurvey(Survey):
         now = datetime.fromtimestamp(redis_ms / 1000, UTC)
         return [read_pauses(Keys(name), self._asked, now) for name in sorted({self.namespace, *self.namespaces})]
 
-    def take(self, answers: Sequence[Any], moment: Moment) -> None:
+    def take(self, answers: Sequence[Any], moment: Moment) -> None:  # noqa: ARG002 - it has no age
         """Tell of each queue whether it is paused in any of them."""
         known = [answer for answer in answers if self.answered(answer, "paused queues")]
         for queue in self._asked if known else ():
             paused = any(answer[queue] for answer in known)
-            self.level(of.QUEUE_PAUSED, (queue, self.namespace), int(paused), moment)
+            self.level(of.QUEUE_PAUSED, (queue, self.namespace), int(paused))
 
 
 def _age_s(moment_then: datetime | None, moment: Moment) -> float | None:

@@ -44,7 +44,7 @@ class ScheduleSurvey(Survey):
             return
         for entry in entries:
             overdue_s = entry.overdue_ms(moment.redis_ms, self.zone) / 1000
-            self.level(of.SCHEDULE_OVERDUE, (entry.id, self.namespace), overdue_s, moment)
+            self.level(of.SCHEDULE_OVERDUE, (entry.id, self.namespace), overdue_s)
             self._histories.setdefault(entry.id, HistoryWatch(self._keys, entry.id))
         for gone in set(self._histories) - {entry.id for entry in entries}:
             del self._histories[gone]

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from agent.otlp.levels import Levels
 from agent.otlp.metrics import Aggregator, Instrument, Values
 from agent.stem.query import Query, QueryRefusedError
 
@@ -30,7 +31,7 @@ class Survey(ABC):
         self.zone = zone
         self.troubles: list[str] = []
         self._totals = Aggregator(now_ns=now_ns, cardinality_limit=_NO_LIMIT, series_ttl=_FOR_EVER_S)
-        self._levels = self._new_levels(now_ns)
+        self._levels = Levels(now_ns)
         self._last: dict[tuple[Instrument, Values], int] = {}
 
     @abstractmethod
@@ -47,14 +48,14 @@ class Survey(ABC):
         `troubles` then says in plain words what could not be told.
         """
         self.troubles = []
-        self._levels = self._new_levels(moment.now_ns)
+        self._levels = Levels(moment.now_ns)
         self.take(answers, moment)
-        parts = [aggregator.collect(moment.now_ns) for aggregator in (self._levels, self._totals)]
+        parts = [self._levels.collect(), self._totals.collect(moment.now_ns)]
         return [item for items, _ in parts for item in items], [count for _, counts in parts for count in counts]
 
-    def level(self, instrument: Instrument, values: Values, value: float, moment: Moment) -> None:
+    def level(self, instrument: Instrument, values: Values, value: float) -> None:
         """Tell a level as it is now."""
-        self._levels.set(instrument, values, moment.now_ns, value)
+        self._levels.set(instrument, values, value)
 
     def reached(self, instrument: Instrument, values: Values, total: int | None, moment: Moment) -> None:
         """Tell a total that the server counts; None where it does not know.
@@ -89,7 +90,3 @@ class Survey(ABC):
             self.troubles.append(f"{what}: {answer}")
             return False
         return True
-
-    @staticmethod
-    def _new_levels(now_ns: int) -> Aggregator:
-        return Aggregator(now_ns=now_ns, cardinality_limit=_NO_LIMIT, series_ttl=_FOR_EVER_S)

@@ -121,14 +121,14 @@ class WorkerSurvey(Survey):
         elif known.up and not up:
             self.down[worker] = beat
         known.up = up
-        self.level(of.WORKER_UP, values, int(up), moment)
-        self.level(of.WORKER_AGE, values, age_ms / _MS, moment)
+        self.level(of.WORKER_UP, values, int(up))
+        self.level(of.WORKER_AGE, values, age_ms / _MS)
         if known.skew_ms is not None:
-            self.level(of.WORKER_SKEW, values, known.skew_ms / _MS, moment)
+            self.level(of.WORKER_SKEW, values, known.skew_ms / _MS)
         for instrument, value in (
             (of.WORKER_INFLIGHT, beat.inflight),
             (of.WORKER_CONCURRENCY, beat.extras.concurrency),
             (of.WORKER_MEMORY, beat.extras.memory_bytes),
         ):
             if value is not None and up:  # what it held when it was last heard is no news
-                self.level(instrument, values, value, moment)
+                self.level(instrument, values, value)

@@ -23,8 +23,8 @@ class WorkflowSurvey(Survey):
         """Go on walking."""
         return [self._walk.read(self._budget)]
 
-    def take(self, answers: Sequence[Any], moment: Moment) -> None:
+    def take(self, answers: Sequence[Any], moment: Moment) -> None:  # noqa: ARG002 - it has no age
         """Tell the counts."""
         if self.answered(answers[0], "workflow runs"):
             for (workflow, status), runs in (self._walk.counts or {}).items():
-                self.level(of.WORKFLOW_RUNS, (workflow, status, self.namespace), runs, moment)
+                self.level(of.WORKFLOW_RUNS, (workflow, status, self.namespace), runs)
