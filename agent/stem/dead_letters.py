@@ -62,19 +62,20 @@ def decode_dead_letter(payload: bytes) -> DeadLetter:
 class LetterWatch:
     """Reads the letters that were added to the dead of a queue since they were read last, newest first.
 
-    A replay takes letters out anywhere, so what was seen is told by the letters themselves, not by their number.
+    A replay takes letters out anywhere, so what was seen is told by the letters themselves, not by their number. What
+    was there before the first reading is not ours to tell, but for a `new` queue, which did not exist before.
     `overrun` says that there may have been more than could be read at once.
     """
 
-    def __init__(self, keys: Keys, queue: str) -> None:
+    def __init__(self, keys: Keys, queue: str, *, new: bool = False) -> None:
         self._key = keys.dead(queue)
         self._seen: set[int] = set()
-        self._length: int | None = None
+        self._length: int | None = 0 if new else None
         self._readings = 0
         self.overrun = False
 
     def read(self) -> Query[list[DeadLetter]]:
-        """Ask for new letters, two round trips at most; the first time, only see what there is.
+        """Ask for new letters, two round trips at most.
 
         Raises `QueryRefusedError` if the server refuses.
         """
@@ -91,7 +92,7 @@ class LetterWatch:
         (reply,) = yield [("LRANGE", self._key, 0, most - 1)]
         letters = needed(reply)
         new = list(takewhile(lambda letter: hash(letter) not in self._seen, letters))
-        self.overrun = bool(self._seen) and len(new) == _MOST
+        self.overrun = before is not None and len(new) == _MOST
         self._seen = {hash(letter) for letter in letters}
         return [] if before is None else [_decoded(letter) for letter in new]
 

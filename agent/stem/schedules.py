@@ -93,11 +93,14 @@ def _fit(value: str, wanted: Any) -> Iterator[Any]:
 
 
 class HistoryWatch:
-    """Reads what was added to an entry's history since it was read last; what was there before is not ours to tell."""
+    """Reads what was added to an entry's history since it was read last.
 
-    def __init__(self, keys: Keys, entry: str) -> None:
+    What was there before is not ours to tell; of a `new` entry, which was not there when we looked before, all is.
+    """
+
+    def __init__(self, keys: Keys, entry: str, *, new: bool = False) -> None:
         self._key = keys.schedule_history(entry)
-        self._position = ""
+        self._position = "0-0" if new else ""
 
     def read(self, most: int) -> Query[list[ScheduleRun]]:
         """Ask for new runs, oldest first, `most` of them. One round trip.

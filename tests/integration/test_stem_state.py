@@ -236,6 +236,30 @@ async def test_totals_and_letters_move_with_the_fleet(fleet: Fleet, prefix: str,
     assert letters == {("email.send", "default", "stem", "max-retries-exhausted"): 1}
 
 
+async def test_of_a_queue_and_a_schedule_that_come_later_everything_counts(
+    fleet: Fleet, prefix: str, redis_url: str, poll: Poll
+) -> None:
+    await fill(fleet)
+    poller = await poll(**stores(redis_url, prefix))
+    await poller.turns(3)
+    envelope = new_envelope("report.make", "late")
+    await fleet.broker.listen("late")
+    await fleet.broker.publish(envelope)
+    (delivery,) = await fleet.broker.read("late", "worker-1", count=1, block_s=0.01)
+    await fleet.broker.dead_letter(delivery, "unregistered-task", None)
+    await fleet.redis.hset(fleet.keys.schedule("nightly"), mapping={"enabled": "true"})
+    await fleet.redis.zadd(fleet.keys.schedules, {"nightly": 2_000_000_000_000})
+    run = {"scheduledAt": "2026-01-01T00:00:00.000Z", "executedAt": "2026-01-01T00:00:00.250Z", "success": "true"}
+    await fleet.redis.xadd(fleet.keys.schedule_history("nightly"), run)
+    series = await poller.turns(3)
+    assert series["stem.queue.enqueued", "late", "stem"] == 1
+    assert series["stem.queue.delivered", "late", "stem"] == 1
+    assert series["stem.tasks.dead_lettered", "report.make", "late", "stem", "unregistered-task"] == 1
+    assert series["stem.scheduler.dispatch.success", "nightly", "stem"] == 1
+    assert series["stem.scheduler.drift", "nightly", "stem"] == 1
+    assert series["stem.queue.enqueued", "default", "stem"] == 0, "what was there before is not told"
+
+
 async def test_nothing_in_redis_is_touched_and_few_commands_are_enough(
     fleet: Fleet, prefix: str, valkey: ValkeyServer, redis_url: str, client: "redis.asyncio.Redis", poll: Poll
 ) -> None:

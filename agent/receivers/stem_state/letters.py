@@ -18,11 +18,16 @@ class LetterSurvey(Survey):
         super().__init__(namespace, zone, now_ns)
         self._keys = keys
         self.queues: list[str] = []
+        self.new: set[str] = set()
+        """Those that were not there when all were looked for."""
         self._watches: dict[str, LetterWatch] = {}
 
     def ask(self, redis_ms: int) -> list[Query[Any]]:  # noqa: ARG002 - letters have no age here
         """Ask each queue for its new letters."""
-        self._watches = {q: self._watches.get(q) or LetterWatch(self._keys, q) for q in self.queues}
+        self._watches = {
+            queue: self._watches.get(queue) or LetterWatch(self._keys, queue, new=queue in self.new)
+            for queue in self.queues
+        }
         return [watch.read() for watch in self._watches.values()]
 
     def take(self, answers: Sequence[Any], moment: Moment) -> None:

@@ -28,7 +28,10 @@ class QueueSurvey(Survey):
         self._most = most
         self._budget = budget
         self._walk = None if names else QueueWalk(keys)
+        self._complete = False
         self._watches: dict[str, QueueWatch] = {}
+        self.new: set[str] = set()
+        """Those that were not there when the keyspace was looked through."""
         self._left_out: set[str] = set()
         for name in names:
             self._watch(name)
@@ -37,11 +40,6 @@ class QueueSurvey(Survey):
     def queues(self) -> list[str]:
         """The queues that are read."""
         return list(self._watches)
-
-    @property
-    def complete(self) -> bool:
-        """Whether the keyspace was looked through once."""
-        return self._walk is None or self._walk.rounds > 0
 
     def met(self, queues: Iterable[str]) -> None:
         """Read these queues too, of which somebody else told: unless the operator named those that count."""
@@ -69,6 +67,9 @@ class QueueSurvey(Survey):
                 unknown += [watch.queue] if state.depth is None else []
                 self._keep_or_forget(watch)
         self.met(found)
+        # Not before everything that was found was read once: the streams of one queue tell of others.
+        looked_through = self._walk is not None and self._walk.rounds > 0
+        self._complete = self._complete or (looked_through and len(self._watches) <= len(watches))
         if unknown:
             self.troubles.append(
                 f"the depth of {_named(unknown)} is unknown: the server tells no lag (it needs Redis 7 or Valkey; "
@@ -83,6 +84,8 @@ class QueueSurvey(Survey):
         if len(self._watches) < self._most:
             self._left_out.discard(queue)
             self._watches[queue] = QueueWatch(self._keys, queue)
+            if self._complete:
+                self.new.add(queue)
         elif len(self._left_out) < self._most:
             self._left_out.add(queue)
 
@@ -93,7 +96,7 @@ class QueueSurvey(Survey):
             self.ended(_TOTALS, (watch.queue, self.namespace))
 
     def _tell(self, state: QueueState, moment: Moment) -> None:
-        values = (state.queue, self.namespace)
+        values, new = (state.queue, self.namespace), state.queue in self.new
         if state.depth is not None:
             self.level(of.QUEUE_DEPTH, values, state.depth)
         self.level(of.QUEUE_DEPTH_KNOWN, values, int(state.depth is not None))
@@ -108,8 +111,8 @@ class QueueSurvey(Survey):
         dead_s = _age_s(state.oldest_dead, moment)
         if dead_s is not None or not state.dead:
             self.level(of.DLQ_OLDEST_AGE, values, dead_s or 0.0)
-        self.reached(of.QUEUE_ENQUEUED, values, state.enqueued, moment)
-        self.reached(of.QUEUE_DELIVERED, values, state.delivered, moment)
+        self.reached(of.QUEUE_ENQUEUED, values, state.enqueued, moment, new=new)
+        self.reached(of.QUEUE_DELIVERED, values, state.delivered, moment, new=new)
 
 
 class PauseSurvey(Survey):

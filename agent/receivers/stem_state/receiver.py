@@ -74,6 +74,7 @@ class Surveys:
         """Let each subject know what the others found."""
         self.queues.met(self.workers.queues)
         self.letters.queues = self.pauses.queues = self.queues.queues
+        self.letters.new = self.queues.new
         self.pauses.namespaces = self.workers.namespaces
 
 

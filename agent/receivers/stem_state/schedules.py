@@ -24,6 +24,7 @@ class ScheduleSurvey(Survey):
         self._keys = keys
         self._most = most
         self._histories: dict[str, HistoryWatch] = {}
+        self._looked = False
 
     def ask(self, redis_ms: int) -> list[Query[Any]]:  # noqa: ARG002 - nothing is asked about a time
         """Ask for the entries, and for the new runs of those that are known."""
@@ -45,9 +46,10 @@ class ScheduleSurvey(Survey):
         for entry in entries:
             overdue_s = entry.overdue_ms(moment.redis_ms, self.zone) / 1000
             self.level(of.SCHEDULE_OVERDUE, (entry.id, self.namespace), overdue_s)
-            self._histories.setdefault(entry.id, HistoryWatch(self._keys, entry.id))
+            self._histories.setdefault(entry.id, HistoryWatch(self._keys, entry.id, new=self._looked))
         for gone in set(self._histories) - {entry.id for entry in entries}:
             del self._histories[gone]
             self.ended(_TOTALS, (gone, self.namespace))
-        if len(entries) == self._most:
+        self._looked = len(entries) < self._most
+        if not self._looked:
             self.troubles.append("there may be more schedules than max_schedules: the others are not read")

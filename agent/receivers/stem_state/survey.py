@@ -57,16 +57,19 @@ class Survey(ABC):
         """Tell a level as it is now."""
         self._levels.set(instrument, values, value)
 
-    def reached(self, instrument: Instrument, values: Values, total: int | None, moment: Moment) -> None:
+    def reached(
+        self, instrument: Instrument, values: Values, total: int | None, moment: Moment, *, new: bool = False
+    ) -> None:
         """Tell a total that the server counts; None where it does not know.
 
-        What it counted before this agent listened is not told again; when it is less than before, it began anew.
+        What it counted before this agent looked is not told, unless it is `new`: then it began from nothing. When it is
+        less than before, it began anew.
         """
         if total is None:
             self._totals.remove(instrument, values)
             self._last.pop((instrument, values), None)
             return
-        before = self._last.get((instrument, values), total)
+        before = self._last.get((instrument, values), 0 if new else total)
         self._last[instrument, values] = total
         self._totals.add(instrument, values, moment.now_ns, total - before if total >= before else total)
 
