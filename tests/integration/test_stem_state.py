@@ -260,6 +260,20 @@ async def test_of_a_queue_and_a_schedule_that_come_later_everything_counts(
     assert series["stem.queue.enqueued", "default", "stem"] == 0, "what was there before is not told"
 
 
+async def test_a_stop_tells_what_happened_since_the_last_turn(
+    fleet: Fleet, prefix: str, redis_url: str, poll: Poll
+) -> None:
+    await fill(fleet)
+    poller = await poll(**stores(redis_url, prefix, interval="10m"))
+    await poller.turns(1)
+    await fleet.broker.publish(new_envelope("email.send", "default"))
+    await poller.receiver.stop(5)
+    assert poller.told.series["stem.queue.enqueued", "default", "stem"] == 1
+    told = poller.told.turns
+    await poller.receiver.stop(5)
+    assert poller.told.turns == told
+
+
 async def test_nothing_in_redis_is_touched_and_few_commands_are_enough(
     fleet: Fleet, prefix: str, valkey: ValkeyServer, redis_url: str, client: "redis.asyncio.Redis", poll: Poll
 ) -> None:

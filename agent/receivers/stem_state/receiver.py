@@ -1,6 +1,7 @@
 """The shell: asks the stores every `interval` while this agent leads, and hands on what they answered."""
 
 import asyncio
+import contextlib
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -36,6 +37,7 @@ from agent.telemetry.events import FileUnusable, Telemetry
 
 MOST_ROUND_TRIPS = 3
 """To each server in an interval, however many queues and workers there are."""
+_LAST_TURN_SHARE = 0.2  # of the deadline of a stop: delivering what is held needs more
 _MS_NS = 1_000_000
 
 
@@ -143,10 +145,16 @@ class StemStateReceiver:
                 self._refused(store, error)
         self._tasks = [asyncio.create_task(self._poll(), name=f"{self._id}: poll")]
 
-    async def stop(self, timeout: float) -> None:  # noqa: ARG002, ASYNC109 - see Component; there is nothing to drain
-        """Stop polling: whoever stands next leads at once."""
+    async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - see Component
+        """Stop polling; the leader takes a last turn, so that totals are whole, and whoever follows leads at once."""
         tasks, self._tasks = self._tasks, []
         await cancel(tasks)
+        if tasks and self._ownership.leads(self._clock()):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(timeout * _LAST_TURN_SHARE):
+                    for store in self._stores:
+                        store.reader.throttle = None
+                    await self._turn()
         self._ownership.withdraw(STATE)
         for store in self._stores:
             await store.reader.close()
