@@ -3,7 +3,8 @@
 import typer
 
 from agent import __version__
-from agent.cli import demo, queue, run, status, validate
+from agent.cli import demo, observe, queue, run, status, task, validate
+from agent.cli.stores import ProbeCommand
 
 app = typer.Typer(
     name="stem-agent",
@@ -16,6 +17,8 @@ app.command("run")(run.run)
 app.command("validate")(validate.validate)
 app.command("status")(status.status)
 app.command("demo")(demo.demo)
+app.command("task", cls=ProbeCommand)(task.task)
+app.add_typer(observe.app, name="observe")
 app.add_typer(queue.app, name="queue")
 
 

@@ -9,6 +9,7 @@ from urllib.request import ProxyHandler, build_opener
 
 import typer
 
+from agent.cli.drawing import UNCUT_WIDTH, duration
 from agent.cli.report import tell
 
 # The convention of monitoring plugins (monitoring-plugins.org, "Plugin Return Codes").
@@ -16,7 +17,6 @@ EXIT_OK, EXIT_WARNING, EXIT_CRITICAL, EXIT_UNKNOWN = 0, 1, 2, 3
 _DEFAULT = "http://127.0.0.1:13133"
 _TIMEOUT_SECONDS = 5.0
 _MAX_BYTES = 4 << 20
-_UNCUT_WIDTH = 200
 _COLOURS = {"ok": "green", "degraded": "yellow", "recovering": "red", "failed": "red"}
 
 
@@ -82,7 +82,7 @@ def _draw(report: Mapping[str, Any]) -> str:
 
     console = Console(highlight=False)
     if not console.is_terminal:
-        console = Console(highlight=False, width=_UNCUT_WIDTH)
+        console = Console(highlight=False, width=UNCUT_WIDTH)
     now = datetime.fromisoformat(report["at"])
     states = Table("component", "state", "for", "why", box=SIMPLE_HEAD)
     for section, identity, told in _components(report):
@@ -97,19 +97,11 @@ def _draw(report: Mapping[str, Any]) -> str:
             books.add_row(f"{exporter}: {kind}", *map(str, (told["accepted"], told["delivered"], *lost, told["held"])))
     with console.capture() as capture:
         ready = "ready" if report["ready"] else f"not ready: {report['not_ready_because']}"
-        console.print(Text(f"stem-agent {report['version']}, up for {_duration(report['uptime_seconds'])}, {ready}"))
+        console.print(Text(f"stem-agent {report['version']}, up for {duration(report['uptime_seconds'])}, {ready}"))
         console.print(states)
         console.print(books)
     return capture.get()
 
 
 def _lasts(now: datetime, since: str | None) -> str:
-    return _duration((now - datetime.fromisoformat(since)).total_seconds()) if since else ""
-
-
-def _duration(seconds: float) -> str:
-    whole = max(0, int(seconds))
-    for size, unit, smaller, name in ((86_400, "d", 3600, "h"), (3600, "h", 60, "m"), (60, "m", 1, "s")):
-        if whole >= size:
-            return f"{whole // size} {unit} {whole % size // smaller} {name}"
-    return f"{whole} s"
+    return duration((now - datetime.fromisoformat(since)).total_seconds()) if since else ""

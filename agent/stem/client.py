@@ -16,20 +16,28 @@ from agent.settings.redis_tls import RedisTls
 from agent.stem import reports
 from agent.stem.backlog import explain_depth, read_next_due
 from agent.stem.dead_letters import read_dead_letters
+from agent.stem.deliveries import Delayed, Pending, read_delayed, read_pending
 from agent.stem.discovery import QueueWalk
 from agent.stem.errors import AddressError, RefusedError
 from agent.stem.keys import Keys
 from agent.stem.pauses import read_pauses
 from agent.stem.queues import QueueState, QueueWatch
+from agent.stem.records import read_records
 from agent.stem.schedules import read_schedules
+from agent.stem.status import TaskStatus
 from agent.stem.store import Store, clock
-from agent.stem.values import DeadLetter, Queue, QueueNames, Schedule, Worker
+from agent.stem.task_reports import Records, in_flight, task_report
+from agent.stem.trail import Found, find_task
+from agent.stem.values import DeadLetter, Queue, QueueNames, Schedule, TaskInFlight, TaskReport, Worker
 from agent.stem.workers import read_heartbeats
 
 DEFAULT_URL = "redis://localhost:6379/0"
 MAX_WORKERS = 10_000
 _SCAN_STEP = 2000
 """Keys looked at in one question: about a millisecond of Redis' time."""
+_RECORDS_AT_ONCE = 50
+_QUEUES_AT_ONCE = 20
+"""Looked through side by side for one task: each has a page of entries in memory."""
 
 
 class StemClient:
@@ -134,6 +142,11 @@ class StemClient:
 
     # --- queues ------------------------------------------------------------------------------------------------------
 
+    @property
+    def complete(self) -> bool:
+        """Whether all keys were looked at, so that every queue is known that had one."""
+        return self._walk.rounds > 0
+
     async def queue_names(self) -> QueueNames:
         """Return the queues that have keys, and those that workers read or hold tasks of; by name.
 
@@ -144,7 +157,7 @@ class StemClient:
             self._walked |= await self.broker.answer(self._walk.read(_SCAN_STEP))
             looked_at += _SCAN_STEP
         names = self._walked | reports.queues_of(await self.workers())
-        return QueueNames(tuple(sorted(names)), complete=self._walk.rounds > 0)
+        return QueueNames(tuple(sorted(names)), complete=self.complete)
 
     async def queues(self, names: Iterable[str] | None = None) -> list[Queue]:
         """Return what each of the queues holds, by name; without `names`, all that `queue_names` finds.
@@ -208,3 +221,59 @@ class StemClient:
             raise AddressError("no schedule store is named: give `schedules_url`")
         entries, now_ms = await self._schedules.ask(read_schedules(self.keys, max(1, limit)), clock(after=1))
         return [reports.schedule_of(entry, now_ms, self.zone) for entry in entries]
+
+    # --- tasks -------------------------------------------------------------------------------------------------------
+
+    async def tasks_in_flight(self, queues: Iterable[str] | None = None, limit: int = 100) -> list[TaskInFlight]:
+        """Return the tasks in workers' hands, longest first, at most `limit`; of all queues, or of those given.
+
+        Looks at `limit` pending entries of each stream and as many delayed tasks of each queue: one whose lease was
+        extended, because it runs for long, is found among those.
+        """
+        names = sorted((await self.queue_names()).names if queues is None else set(queues))
+        most = max(1, limit)
+        answers = await self.broker.ask(
+            *(read_pending(self.keys, queue, most) for queue in names),
+            *(read_delayed(self.keys, queue, most) for queue in names),
+        )
+        pending: list[list[Pending]] = answers[: len(names)]
+        delayed: list[list[Delayed]] = answers[len(names) :]
+        held = [each.envelope for told in pending for each in told]
+        copies = [each.envelope for told in delayed for each in told]
+        records = await self._records([envelope.id for envelope in (*held, *copies) if envelope and envelope.id])
+        now_ms = await self.broker.now_ms()
+        tasks = [
+            task
+            for queue, given, extended in zip(names, pending, delayed, strict=True)
+            for task in in_flight(queue, given, extended, records, now_ms, self.zone)
+        ]
+        return sorted(tasks, key=lambda task: -max(task.running_ms or 0, task.held_ms or 0))[:most]
+
+    async def task(self, task_id: str, budget: int = 20_000) -> TaskReport:
+        """Return what is known of one task: its record, and what the queues have of it.
+
+        Without a record that names its queue, all queues are looked through: at most `budget` entries of each stream
+        and list, and where an id is a UUID of version 7 also those around its time.
+        """
+        record = (await self._records([task_id])).get(task_id)
+        queue = record.queue if isinstance(record, TaskStatus) else None
+        found, whole = (await self._trail([queue], task_id, budget), True) if queue else ([], False)
+        if not any(each.deliveries or each.delayed or each.dead for each in found):
+            names = await self.queue_names()
+            found = await self._trail(sorted({*names.names, *([queue] if queue else [])}), task_id, budget)
+            whole = names.complete
+        return task_report(task_id, record, found, await self.broker.now_ms(), self.zone, whole=whole)
+
+    async def _records(self, task_ids: Sequence[str]) -> Records:
+        found: dict[str, TaskStatus | str] = {}
+        unique = list(dict.fromkeys(task_ids))
+        for start in range(0, len(unique), _RECORDS_AT_ONCE):
+            found |= await self.results.answer(read_records(self.keys, unique[start : start + _RECORDS_AT_ONCE]))
+        return found
+
+    async def _trail(self, queues: Sequence[str], task_id: str, budget: int) -> list[Found]:
+        found: list[Found] = []
+        for start in range(0, len(queues), _QUEUES_AT_ONCE):
+            some = queues[start : start + _QUEUES_AT_ONCE]
+            found += await self.broker.ask(*(find_task(self.keys, queue, task_id, budget) for queue in some))
+        return found

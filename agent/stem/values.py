@@ -9,7 +9,10 @@ from datetime import datetime
 
 from msgspec import Struct, field
 
+from agent.stem.catalogue import TaskState
+from agent.stem.envelope import Envelope
 from agent.stem.heartbeat import Subscriptions
+from agent.stem.status import TaskError
 
 
 class Queue(Struct, frozen=True, kw_only=True, rename="camel"):
@@ -122,3 +125,80 @@ class DeadLetter(Struct, frozen=True, kw_only=True, rename="camel"):
     dead_at: datetime | None = None
     age_ms: int | None = None
     unreadable: str | None = None
+
+
+class TaskInFlight(Struct, frozen=True, kw_only=True, rename="camel"):
+    """A task in a worker's hands, or one whose lease was extended: that leaves a copy among the delayed ones.
+
+    `consumer` was given it `held_ms` ago, for the `deliveries`th time; all three are None of an extended lease.
+    `worker` is what its record says, else the consumer. `state` is the record's: `running`, or `queued` and `retried`
+    while the worker has not begun with it. `running_ms` is since `started_at`, which is before an isolate is free.
+    """
+
+    id: str | None
+    task: str | None
+    queue: str
+    priority: int | None
+    attempt: int | None
+    max_retries: int | None
+    worker: str | None
+    consumer: str | None
+    held_ms: int | None
+    deliveries: int | None
+    lease_extended: bool
+    state: TaskState | None = None
+    started_at: datetime | None = None
+    running_ms: int | None = None
+    enqueued_at: datetime | None = None
+
+
+class TaskTrace(Struct, frozen=True, kw_only=True, rename="camel"):
+    """One trace of a task in the queues.
+
+    `where` is `waiting` (ready on a stream since `at`), `pending` (given to `consumer` `held_ms` ago), `acknowledged`
+    (ready at `at`, and done with), `delayed` (due at `at`) or `dead` (given up at `at`, for a `reason`). An attempt
+    that was retried, or delivered again, has one each.
+    """
+
+    where: str
+    queue: str
+    attempt: int | None = None
+    at: datetime | None = None
+    entry: str | None = None
+    consumer: str | None = None
+    held_ms: int | None = None
+    deliveries: int | None = None
+    reason: str | None = None
+    error: str | None = None
+
+
+class TaskReport(Struct, frozen=True, kw_only=True, rename="camel"):
+    """Everything that Redis knows of one task; `found` is False where it knows nothing.
+
+    `state` and what follows up to `error` is from the record, which tells of the last change only and is forgotten
+    after a day; `record_unreadable` says what is wrong with one that cannot be read. `wait_ms` is from when the attempt
+    was due to its start, by two clocks, and `run_ms` from there to its end, or to now. `envelope` is the newest that
+    was found, without arguments. `traces` are in the order of their times. `looked_at` says which queues were looked
+    through, and `complete` whether the whole of them was, as far as the task could be in it.
+    """
+
+    id: str
+    found: bool
+    state: TaskState | None = None
+    task: str | None = None
+    queue: str | None = None
+    attempt: int | None = None
+    max_retries: int | None = None
+    worker: str | None = None
+    created_at: datetime | None = None
+    updated_at: datetime | None = None
+    started_at: datetime | None = None
+    ended_at: datetime | None = None
+    wait_ms: int | None = None
+    run_ms: int | None = None
+    error: TaskError | None = None
+    record_unreadable: str | None = None
+    envelope: Envelope | None = None
+    traces: tuple[TaskTrace, ...] = ()
+    looked_at: tuple[str, ...] = ()
+    complete: bool = True

@@ -1,0 +1,36 @@
+"""Which queues a probe is about, and what to say of those that are not there."""
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from agent.stem.values import Queue
+
+if TYPE_CHECKING:
+    from agent.stem.client import StemClient
+
+_INCOMPLETE = "not every key was looked at; name queues with --queue if one is missing"
+
+
+class FoundQueues(Struct, frozen=True):
+    """The state of each queue that exists; which of those asked for do not; and what there is to say."""
+
+    states: list[Queue]
+    missing: list[str]
+    notes: list[str]
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the queues that exist."""
+        return [state.queue for state in self.states]
+
+
+async def find_queues(client: "StemClient", asked: Sequence[str] | None) -> FoundQueues:
+    """Read the queues that were asked for, or all; raises a `StemError`."""
+    states = await client.queues(asked or None)
+    found = {state.queue for state in states}
+    notes = [] if asked or client.complete else [_INCOMPLETE]
+    if not asked and not states:
+        notes.append(f"no queue has a key under {client.keys.namespace}: in redis {client.broker.server}")
+    return FoundQueues(states, sorted(set(asked or ()) - found), notes)
