@@ -3,6 +3,7 @@
 import asyncio
 import inspect
 import os
+import re
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import wraps
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Answer = TypeVar("Answer")
 BROKER, BACKEND, SCHEDULES = "STEM_BROKER_URL", "STEM_RESULT_BACKEND_URL", "STEM_SCHEDULE_STORE_URL"
 _USAGE = 2
+_LINE_END = re.compile(r"(?<!\n)\n(?!\n)")
 
 
 class ProbeCommand(TyperCommand):
@@ -135,6 +137,8 @@ def with_stores(command: Callable[..., None]) -> Callable[..., None]:
         except (BadOption, AgentError) as error:
             fail(error)
 
+    # The help is as wide as the terminal, not as the source.
+    probe.__doc__ = _LINE_END.sub(" ", inspect.cleandoc(command.__doc__ or ""))
     parameters = [*own, *shared.values()]
     probe.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     probe.__annotations__ = {parameter.name: parameter.annotation for parameter in parameters}
