@@ -7,7 +7,7 @@ Fields that nobody asked for stay undecoded bytes, however large they are and wh
 import re
 from collections.abc import Mapping
 from datetime import datetime
-from typing import Annotated, Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
 import msgspec
 from msgspec import Raw, Struct
@@ -22,6 +22,7 @@ _HALVES = re.compile(
 )
 
 _members = msgspec.json.Decoder(dict[str, Raw])
+_elements = msgspec.json.Decoder(tuple[Raw, ...])
 
 
 class DecodeError(ValueError):
@@ -76,9 +77,18 @@ def salvage(found: Mapping[str, Raw], shape: type[Shape], required: tuple[str, .
 def _fit(value: Raw, wanted: Any) -> Any:
     if wanted is Raw:
         return value
-    structs = [kind for kind in (wanted, *get_args(wanted)) if isinstance(kind, type) and issubclass(kind, Struct)]
-    if structs and bytes(value) != b"null":
-        return salvage(members(value), structs[0])
+    kinds = (wanted, *get_args(wanted))
+    structs = [kind for kind in kinds if _is_struct(kind)]
+    lists = [kind for kind in kinds if get_origin(kind) is tuple and _is_struct(get_args(kind)[0])]
+    if bytes(value) != b"null":
+        if lists:
+            return tuple(salvage(members(each), get_args(lists[0])[0]) for each in _elements.decode(value))
+        if structs:
+            return salvage(members(value), structs[0])
     # A number written as text is still that number; a number where a time belongs is not a time.
     is_time = wanted is datetime or datetime in get_args(wanted)
     return msgspec.convert(msgspec.json.decode(value), wanted, strict=is_time)
+
+
+def _is_struct(kind: Any) -> bool:
+    return isinstance(kind, type) and issubclass(kind, Struct)

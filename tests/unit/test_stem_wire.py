@@ -65,6 +65,15 @@ def test_what_is_no_signal_is_refused_with_its_reason(payload: bytes, reason: st
     assert refused.value.reason == reason
 
 
+def test_an_odd_field_costs_no_list_beside_it_and_no_neighbour_in_one() -> None:
+    queues = [{"name": "a", "inflight": 2}, {"name": "b", "inflight": -3}]
+    beat = {"workerId": "w", "timestamp": "2026-04-23T10:00:00Z", "inflight": "many", "queues": queues}
+    told = decode_heartbeat(json.dumps(beat).encode())
+    assert told.inflight is None
+    assert [(queue.name, queue.inflight) for queue in told.queues] == [("a", 2), ("b", None)]
+    assert decode_heartbeat(json.dumps({**beat, "queues": [{"name": "a"}, 5]}).encode()).queues == ()
+
+
 @pytest.mark.parametrize(
     "changes",
     [
