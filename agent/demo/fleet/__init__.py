@@ -7,6 +7,7 @@ fidelity and the chaos runs.
 | --- | --- |
 | `fleet` | starts and stops the parts, publishes, kills |
 | `worker` | lives through deliveries: gates, attempts, endings |
+| `control` | a worker's answers to control commands |
 | `handler` | what a task's own code does |
 | `workflows`, `beat` | workflow runs and schedules |
 | `client` | publishing: `Stem.enqueue`, canvas, Beat |

@@ -13,6 +13,7 @@ from agent.stem.keys import Keys
 RESULT_TTL = timedelta(days=1)
 HEARTBEAT_TTL = timedelta(seconds=60)
 ENCODER = "stem.encoder.json"
+_PAUSE = "__stem.queue.pause__:"
 
 Status = dict[str, Any]
 """`TaskStatus.toJson`."""
@@ -98,15 +99,20 @@ class Backend:
         await self._redis.hset(Keys(namespace).revokes, task_id, to_json(self._entry(namespace, task_id, now, reason)))
         return now
 
+    async def revocations(self, namespace: str) -> list[dict[str, Any]]:
+        """Return the entries of revoked tasks, without the queues' pauses among them."""
+        entries = await self._redis.hgetall(Keys(namespace).revokes)
+        return [json.loads(entry) for subject, entry in entries.items() if not subject.startswith(_PAUSE)]
+
     async def pause(self, namespace: str, queue: str) -> None:
         """Enter a queue's pause, which Stem keeps among the revocations."""
-        field = f"__stem.queue.pause__:{queue}"
+        field = f"{_PAUSE}{queue}"
         entry = self._entry(namespace, field, self._clock(), "paused by the demo")
         await self._redis.hset(Keys(namespace).revokes, field, to_json(entry))
 
     async def resume(self, namespace: str, queue: str) -> None:
         """End a pause: Stem lets the entry expire, and its next reader prunes it."""
-        await self._redis.hdel(Keys(namespace).revokes, f"__stem.queue.pause__:{queue}")
+        await self._redis.hdel(Keys(namespace).revokes, f"{_PAUSE}{queue}")
 
     @staticmethod
     def _entry(namespace: str, subject: str, now: datetime, reason: str) -> dict[str, Any]:

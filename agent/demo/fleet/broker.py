@@ -118,7 +118,7 @@ class Broker:
         total = 0
         for stream in self._keys.streams(queue):
             for group in await self._redis.xinfo_groups(stream):
-                total += group["lag"] or 0
+                total += group.get("lag") or 0  # before Redis 7 there is none, and Stem counts none
         return total
 
     async def _drain(self, queue: str) -> None:

@@ -7,6 +7,7 @@ import time
 from collections import Counter
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from agent.demo.fleet.broker import Broker
 from agent.demo.fleet.envelopes import to_json
@@ -16,23 +17,36 @@ from agent.emit import iso
 from agent.stem.catalogue import TaskState
 from agent.stem.channels import heartbeat_channel
 
+if TYPE_CHECKING:
+    from datetime import datetime
+
 HEARTBEAT_SECONDS = 2.0
 
 
 class Heart:
-    """Counts what a worker does, and says it every `HEARTBEAT_SECONDS`; there is no farewell."""
+    """Counts what a worker does, and says it every `HEARTBEAT_SECONDS`; there is no farewell.
+
+    `depth` is how much waited in all its queues at the last beat.
+    """
 
     def __init__(self, worker_id: str, namespace: str, concurrency: int, prefetch: int, clock: Clock) -> None:
         self.channel = heartbeat_channel(namespace)
         self._worker_id = worker_id
         self._namespace = namespace
-        self._concurrency = concurrency
-        self._prefetch = prefetch
+        self.concurrency = concurrency
+        self.prefetch = prefetch
         self._clock = clock
         self._inflight: Counter[str] = Counter()
         self._done: Counter[str] = Counter()
+        self.depth: int | None = None
+        self.lease_renewed_at: datetime | None = None
         self._began = time.monotonic()
         self._started_at = iso(self._clock())
+
+    @property
+    def inflight(self) -> dict[str, int]:
+        """How many attempts are under way, by queue; only queues that have any."""
+        return {queue: count for queue, count in self._inflight.items() if count}
 
     def started(self, queue: str) -> None:
         """Note that an attempt of a task of `queue` began."""
@@ -50,6 +64,7 @@ class Heart:
             depth = 0
             for queue in QUEUES:
                 depth += await broker.pending_count(queue)
+            self.depth = depth
             yield self._compose(depth)
             await asyncio.sleep(HEARTBEAT_SECONDS)
 
@@ -61,9 +76,9 @@ class Heart:
             "host": socket.gethostname(),
             "hostname": socket.gethostname(),
             "pid": os.getpid(),
-            "concurrency": self._concurrency,
-            "maxConcurrency": self._concurrency,
-            "prefetch": self._prefetch,
+            "concurrency": self.concurrency,
+            "maxConcurrency": self.concurrency,
+            "prefetch": self.prefetch,
             "autoscale": False,
             "startedAt": self._started_at,
             "uptimeMs": round(uptime * 1000),
@@ -83,11 +98,11 @@ class Heart:
             "workerId": self._worker_id,
             "namespace": self._namespace,
             "timestamp": iso(self._clock()),
-            "isolateCount": min(inflight, self._concurrency),
+            "isolateCount": min(inflight, self.concurrency),
             "inflight": inflight,
-            "lastLeaseRenewal": None,
+            "lastLeaseRenewal": iso(self.lease_renewed_at) if self.lease_renewed_at else None,
             "version": "1",
-            "queues": [{"name": queue, "inflight": count} for queue, count in self._inflight.items() if count],
+            "queues": [{"name": queue, "inflight": count} for queue, count in self.inflight.items()],
             "extras": extras,
         }
         return to_json(beat)

@@ -14,6 +14,7 @@ from agent.core.tasks import cancel
 from agent.demo.fleet.backend import Status, task_error
 from agent.demo.fleet.broker import Delivery
 from agent.demo.fleet.client import Client
+from agent.demo.fleet.control import ControlPlane, Desk
 from agent.demo.fleet.envelopes import due_at, epoch_us, lineage_of, new_envelope, trace_of
 from agent.demo.fleet.handler import RetryRequested, TaskFailed, TaskRevoked, see_that_it_was_done, work
 from agent.demo.fleet.heartbeat import Heart
@@ -47,12 +48,15 @@ class Run:
     """An attempt under way: what a kill would cut off.
 
     `leaving`: it is being acknowledged, for good. `running_at` and `stored` are what its result record was to say.
+    `active`: its handler has the word, or waits for an isolate.
     """
 
     delivery: Delivery
     signals: "AttemptSignals[Awaitable[None]]"
     state: str = LOST
     leaving: bool = False
+    active: bool = False
+    lease_renewed_at: datetime | None = None
     next_retry: datetime | None = None
     running_at: datetime | None = None
     stored: str = ""
@@ -71,6 +75,7 @@ class Worker:
         self.broker, self.backend = self.client.broker, self.client.backend
         self.workflows = WorkflowRuntime(fleet, self.client, self.worker_id)
         self.heart = Heart(self.worker_id, fleet.namespace, CONCURRENCY, PREFETCH, self.clock)
+        self.control = ControlPlane(self.client, self.worker_id, fleet.namespace, Desk(self).answers)
         self._isolates = asyncio.Semaphore(CONCURRENCY)
         self._loops: list[asyncio.Task[None]] = []
         self._handling: set[asyncio.Task[None]] = set()
@@ -85,7 +90,9 @@ class Worker:
         for queue in QUEUES:
             await self.broker.listen(queue)
             self._loops.append(self.fleet.spawn(self._take(queue)))
-        self._loops += [self.fleet.spawn(loop) for loop in (self._claim(), self._beat(), self.workflows.poll())]
+        await self.control.listen()
+        loops = (self._claim(), self._beat(), self.workflows.poll(), *self.control.loops())
+        self._loops += [self.fleet.spawn(loop) for loop in loops]
 
     async def close(self) -> None:
         """Stop gracefully, as Stem does: take nothing more, finish what runs."""
@@ -108,6 +115,11 @@ class Worker:
             # its lease falls due: too late to wait for.
             if run.leaving or run.delivery.envelope["name"] == WORKFLOW_TASK:
                 self.fleet.abandoned(run.delivery.envelope)
+
+    @property
+    def active(self) -> list[Run]:
+        """Attempts whose handler runs, or waits for an isolate."""
+        return [run for run in self._runs if run.active]
 
     def _cut_off(self, on_their_way: set[tuple[str, int]]) -> None:
         """Mark the attempts that had ended, but of which signals were still on their way."""
@@ -220,6 +232,7 @@ class Worker:
         await self.backend.write(envelope, TaskState.RUNNING, meta)
         await signals.prerun()
         self.heart.started(delivery.queue)
+        run.active = True
         lease = asyncio.create_task(self._hold_lease(run))
         may_retry = envelope["attempt"] < envelope["maxRetries"]
         try:
@@ -243,6 +256,7 @@ class Worker:
         finally:
             lease.cancel()
             self.heart.ended(delivery.queue, run.state)
+            run.active = False
         await signals.postrun(run.state)
         self._record(run)
 
@@ -261,6 +275,7 @@ class Worker:
             await asyncio.sleep(LEASE_SECONDS / 2)
             self.fleet.extended.add(_key(run.delivery))
             await self.broker.send_back(run.delivery, LEASE_SECONDS)
+            run.lease_renewed_at = self.heart.lease_renewed_at = self.clock()
 
     async def _enqueue_child(self, delivery: Delivery, kind: Kind) -> None:
         """`TaskContext.enqueue`. Half of the applications run OpenTelemetry, most of them in their workers, too."""
