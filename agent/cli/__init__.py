@@ -3,7 +3,7 @@
 import typer
 
 from agent import __version__
-from agent.cli import demo, observe, queue, run, status, task, validate
+from agent.cli import demo, observe, queue, run, status, task, validate, worker
 from agent.cli.stores import ProbeCommand
 
 app = typer.Typer(
@@ -20,6 +20,7 @@ app.command("demo")(demo.demo)
 app.command("task", cls=ProbeCommand)(task.task)
 app.add_typer(observe.app, name="observe")
 app.add_typer(queue.app, name="queue")
+app.add_typer(worker.app, name="worker")
 
 
 def _version(wanted: bool) -> None:  # noqa: FBT001 - typer's callback signature

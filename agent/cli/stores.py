@@ -117,9 +117,7 @@ def _shared(
     store_namespace: Annotated[
         str, typer.Option("--store-namespace", metavar="NAME", help="What the stores' keys begin with.")
     ] = "stem",
-    timeout: Annotated[
-        str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for an answer of Redis.")
-    ] = "5s",
+    timeout: Annotated[str, typer.Option("--timeout", metavar="DURATION", help="How long to wait for answers.")] = "5s",
     as_json: Annotated[bool, typer.Option("--json", help="JSON, in one line.")] = False,  # noqa: FBT002 - typer's form
 ) -> None:
     """Declare the options that every probe has."""
