@@ -293,12 +293,15 @@ def ready_time(attempt: Attempt, origin: Origin) -> Ready:
 
     The envelope's `notBefore` is when its last delivery was due: a pause, a rate limit or an extended lease writes over
     it. So it counts only where neither the publish nor the retry that set the first one was heard.
+    What follows a retry, and of which neither tells, was ready nobody knows when: the task was published long before.
     """
     if not origin.enqueued_ns:
         return Ready(0)
     before = attempt.before
     known = before is not None and (before.due_ns or not attempt.number)
     due_ns = before.due_ns if before and known else origin.not_before_ns
+    if attempt.number and not due_ns:
+        return Ready(0)
     if before and before.read and abs(origin.not_before_ns - due_ns) < READ_OFF_NS:
         due_ns = origin.not_before_ns  # the same time, told exactly
     ready_ns = max(origin.enqueued_ns, due_ns)

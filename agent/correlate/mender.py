@@ -8,6 +8,7 @@ from datetime import tzinfo
 from sys import intern
 
 from msgspec import Struct
+from msgspec.structs import replace
 
 from agent.core.clock import NANOSECONDS
 from agent.correlate.attempt import Attempt, EndKind, Mark
@@ -182,7 +183,9 @@ class Mender:
         )
         if attempt is None:
             return []
-        attempt.task, attempt.queue, attempt.origin = intern(publish.task), intern(publish.queue), publish.origin
+        attempt.task, attempt.queue = intern(publish.task), intern(publish.queue)
+        # A retry's envelope has another due time than the one that was published.
+        attempt.origin = replace(publish.origin, not_before_us=0) if attempt.number else publish.origin
         attempt.marks |= Mark.NUMBERED | Mark.UNSURE
         self._opened(attempt, now_ns)
         return [attempt]

@@ -93,7 +93,8 @@ class Tasks:
         attempt = self._attempt_of(signal, process, time_ns, started_ns, received_ns, now_ns)
         if attempt is None:
             return
-        self._merge_identity(attempt, signal, process, starts=bool(started_ns and not attempt.started_ns))
+        starts = bool(started_ns and (not attempt.started_ns or attempt.marks & Mark.START_READ))
+        self._merge_identity(attempt, signal, process, starts=starts)
         if started_ns and (
             not attempt.started_ns or started_ns < attempt.started_ns or attempt.marks & Mark.START_READ
         ):

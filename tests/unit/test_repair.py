@@ -418,12 +418,12 @@ def test_a_retry_was_ready_when_its_back_off_was_over() -> None:
 # --- attempts of which nothing was heard ---------------------------------------------------------------------------
 
 
-def published(**config: Any) -> tuple[Story, Heard]:
+def published(task: dict[str, Any] | None = None) -> tuple[Story, Heard]:
     """A worker that is known, and a task of which only the publish was heard."""
     story = Story()
     story.recorded.heartbeat()
-    story.recorded.after_publish(envelope())
-    return story, Heard(CorrelateConfig(**config), with_repair=True).hear(story.payloads)
+    story.recorded.after_publish(task or envelope())
+    return story, Heard(with_repair=True).hear(story.payloads)
 
 
 def outage(heard: Heard) -> Heard:
@@ -457,6 +457,26 @@ def test_an_attempt_that_is_read_while_it_runs_goes_on_by_its_signals() -> None:
     heard.hear(story.run()[2:])
     assert heard.counts()["stem.tasks.started"] == heard.counts()["stem.tasks.succeeded"] == 1
     assert heard.span("process").start_time_unix_nano == nanoseconds(STARTED), "signals are exact"
+
+
+@pytest.mark.parametrize("task", [envelope(), LATER], ids=["at once", "delayed"])
+def test_a_retry_that_is_read_from_its_record_was_ready_nobody_knows_when(task: dict[str, Any]) -> None:
+    _, heard = published(task)
+    outage(heard).answer(succeeded(attempt=1))
+    told = found(heard.span("process"))
+    assert told["stem.task.attempt"] == 1
+    assert not {"stem.task.wait", "stem.task.wait.lower_bound"} & set(told)
+    assert not [span for span in heard.spans if span.name.startswith("wait ")]
+    assert "stem.queue.latency" not in heard.counts()
+
+
+def test_a_retry_that_is_read_while_it_runs_was_ready_when_its_own_envelope_says_so() -> None:
+    story, heard = published(LATER)
+    outage(heard).answer(record(TaskState.RUNNING, worker="worker-1", started_at=EPOCH, attempt=1))
+    due = EPOCH - timedelta(seconds=0.1)
+    heard.hear(story.run(task=envelope(attempt=1, notBefore=iso(due)))[2:]).pass_time(5)
+    assert wait_of(heard, 1).start_time_unix_nano == nanoseconds(due)
+    assert found(heard.span("process"))["stem.task.wait.lower_bound"] is True
 
 
 def replaced(*, unheard: int = 0) -> tuple[Story, Heard]:
