@@ -377,6 +377,25 @@ def test_a_start_that_only_the_record_told_of_was_one() -> None:
     assert of_starts <= wrong(truth, sink)
 
 
+def test_what_was_read_from_a_record_may_start_when_that_says_it_runs() -> None:
+    truth, sink = told()
+    (attempt,) = truth.attempts
+    busy_us = 200_000
+    truth.attempts = [msgspec.structs.replace(attempt, running_us=attempt.started_us - busy_us)]
+    process(sink).start_time_unix_nano -= busy_us * 1000
+    (wait,) = (span for span in sink.spans if span.name.startswith("wait"))
+    wait.end_time_unix_nano -= busy_us * 1000
+    for name, longer_s in (("stem.queue.latency", -busy_us / 1e6), ("stem.task.duration", busy_us / 1e6)):
+        sink.metrics[name].histogram.data_points[0].sum += longer_s
+    rows = {"attempts succeeded", "wait spans", "histogram stem.queue.latency", "histogram stem.task.duration"}
+    assert rows <= wrong(truth, sink)
+    for span in (process(sink), wait):
+        says(span, "stem.source", "repair")
+    assert not wrong(truth, sink)
+    process(sink).start_time_unix_nano += 100_000_000
+    assert "attempts succeeded" in wrong(truth, sink), "neither the one nor the other"
+
+
 async def test_a_kill_tells_whose_signals_were_still_on_their_way() -> None:
     published = _Publisher()
     emitter = FaultyEmitter(published, Composer(emitter="pod-1", worker_id="worker-1"))  # type: ignore[arg-type]

@@ -47,9 +47,14 @@ class Seen:
         return set(self.found.get("stem.missing", ()))
 
     @property
+    def repaired(self) -> bool:
+        """Whether it says that some of it was read from the result record."""
+        return self.found.get("stem.source") == "repair"
+
+    @property
     def tolerance_us(self) -> int:
         """How far its times may be off."""
-        return REPAIR_TOLERANCE_US if self.found.get("stem.source") == "repair" else TOLERANCE_US
+        return REPAIR_TOLERANCE_US if self.repaired else TOLERANCE_US
 
     @property
     def start_us(self) -> int:
@@ -105,19 +110,26 @@ class Told:
 
     @property
     def started_us(self) -> int:
-        """When it started, 0 if it did not; where it was cut off before it said so, what its record told the agent."""
+        """When it started, 0 if it did not; what its record told the agent, where that is what the span has."""
         attempt, seen = self.attempt, self.seen
-        if attempt.started_us or not (attempt.cut and attempt.running_us):
+        if seen is None or "start" in seen.missing or not (attempt.cut or (attempt.started_us and seen.repaired)):
             return attempt.started_us
-        read = seen and "start" not in seen.missing and seen.near(seen.start_us, attempt.running_us)
-        return attempt.running_us if read else 0
+        told = {attempt.started_us, attempt.running_us} - {0}
+        near = [start_us for start_us in told if seen.near(seen.start_us, start_us)]
+        return min(near, key=lambda start_us: abs(start_us - seen.start_us), default=attempt.started_us)
 
-    @property
-    def starts_us(self) -> set[int]:
-        """Where its span may start: of what was cut off, `task-prerun` may not have been out."""
+    def starts_us(self, seen: Seen) -> set[int]:
+        """Return where a span of it may start: of what was cut off, `task-prerun` may not have been out.
+
+        A record has its own start: from there to `task-prerun` a busy worker takes its time.
+        """
         attempt = self.attempt
         starts = {attempt.started_us or attempt.received_us or attempt.ended_us}
-        return starts | ({attempt.received_us, attempt.running_us} - {0}) if attempt.cut else starts
+        if attempt.cut:
+            starts |= {attempt.received_us, attempt.running_us}
+        elif seen.repaired and attempt.started_us:
+            starts |= {attempt.running_us}
+        return starts - {0}
 
     @property
     def end_us(self) -> int:
@@ -192,7 +204,7 @@ def _nobodys(truth: Truth, spans: list[Seen]) -> tuple[list[Seen], list[Seen]]:
 
 def _take(told: Told, spans: list[Seen], *, by_start: bool) -> None:
     def off_us(seen: Seen) -> int:
-        return min(abs(seen.start_us - start) for start in told.starts_us)
+        return min(abs(seen.start_us - start) for start in told.starts_us(seen))
 
     near = [seen for seen in spans if not by_start or off_us(seen) <= seen.tolerance_us]
     if near:
@@ -245,8 +257,8 @@ def _contradictions(told: Told, seen: Seen, state: str | None) -> Iterator[str]:
         yield f"state {state}, not {attempt.state}"
     if "enqueued" not in missing:
         yield from _unlike("trace", seen.span.trace_id.hex(), [told.task.trace_id])
-    if "start" not in missing and not any(seen.near(seen.start_us, start) for start in told.starts_us):
-        yield f"start off by {(seen.start_us - min(told.starts_us)) / 1000:.3f} ms"
+    if "start" not in missing and not any(seen.near(seen.start_us, start) for start in told.starts_us(seen)):
+        yield f"start off by {(seen.start_us - min(told.starts_us(seen))) / 1000:.3f} ms"
     if "end" in missing:
         return
     if state == LOST:
