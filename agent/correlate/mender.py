@@ -186,7 +186,9 @@ class Mender:
         attempt.task, attempt.queue = intern(publish.task), intern(publish.queue)
         # A retry's envelope has another due time than the one that was published.
         attempt.origin = replace(publish.origin, not_before_us=0) if attempt.number else publish.origin
-        attempt.marks |= Mark.NUMBERED | Mark.UNSURE
+        # The record of what was revoked does not tell whether it had started; all others do.
+        revoked = record.state is TaskState.CANCELLED and not record.expired
+        attempt.marks |= Mark.UNSURE if revoked else Mark.NUMBERED | Mark.UNSURE
         self._opened(attempt, now_ns)
         return [attempt]
 
@@ -204,8 +206,10 @@ class Mender:
     def _apply(self, record: TaskStatus, attempt: Attempt, among: Collection[Attempt], zone: tzinfo) -> Says:
         """Merge what a record proves; signals that were heard know better."""
         says, started_ns, kind, ending = read_record(record, attempt, zone)
-        if kind and record.started_at is None and self._ambiguous(attempt, among, kind):
-            return Says.NOTHING
+        if kind and ending and record.started_at is None:
+            replaced = self._processes.replaced(attempt.process, ending.time_ns)
+            if replaced or self._ambiguous(attempt, among, kind):
+                return Says.NOTHING
         if started_ns and not attempt.started_ns:
             attempt.started_ns = started_ns
             attempt.marks |= Mark.REPAIRED | Mark.START_READ

@@ -196,6 +196,16 @@ class Processes:
                 return None
         return None
 
+    def replaced(self, process: Process, time_ns: int) -> bool:
+        """Whether another had taken a process' place, under its emitter after its last word, by a time they told."""
+        if self._speaking.get((process.namespace, process.emitter)) in {None, process}:
+            return False
+        return any(
+            process.told_ns < other.began_ns <= time_ns
+            for other in self.all(process.namespace)
+            if other.emitter == process.emitter and not other.same(process)
+        )
+
     def _of_worker(self, namespace: str, worker: str) -> Iterator[Process]:
         return (p for p in reversed(self._known.values()) if worker in p.workers and p.namespace == namespace)
 

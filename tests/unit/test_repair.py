@@ -4,6 +4,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 from opentelemetry.proto.trace.v1.trace_pb2 import Status
 
 from agent.correlate.config import CorrelateConfig
@@ -512,6 +513,31 @@ def test_what_ran_unheard_in_a_process_that_was_replaced_is_lost_with_that_one(l
     assert span.start_time_unix_nano == span.end_time_unix_nano == nanoseconds(STARTED), (
         "its process said nothing later"
     )
+
+
+REVOKED = record(TaskState.CANCELLED, worker="worker-1", revoked=True)
+
+
+@pytest.mark.parametrize(("seconds", "own"), [(4, True), (6, False)])
+def test_what_was_revoked_after_its_process_was_replaced_is_another_delivery(seconds: int, own: bool) -> None:
+    story, heard = opened()
+    new = Story(time=ToldTime(EPOCH + timedelta(seconds=5)))
+    new.recorded.worker(SignalName.WORKER_INIT)
+    heard.pass_time(5).hear(new.payloads)
+    gap(story, heard).answer(replace(REVOKED, updated_at=EPOCH + timedelta(seconds=seconds))).pass_time(5)
+    assert bool([span for span in heard.spans if span.name.startswith("process ")]) is own
+
+
+def test_whether_what_was_revoked_had_started_its_record_does_not_tell() -> None:
+    _, heard = published()
+    outage(heard).answer(REVOKED)
+    assert found(heard.span("process"))["stem.missing"] == ["start"]
+
+
+def test_what_expired_had_not_started() -> None:
+    _, heard = published()
+    outage(heard).answer(record(TaskState.CANCELLED, worker="worker-1", expired=True, expired_at=ENDED))
+    assert "stem.missing" not in found(heard.span("process"))
 
 
 def test_what_runs_in_the_process_that_took_another_s_place_is_lost_with_that_one() -> None:
