@@ -131,12 +131,15 @@ def _otlp(identity: str, config: OtlpConfig, transport: Transport, host: Host) -
 
 
 def _stem_signals(identity: str, config: StemSignalsConfig, outputs: Outputs, host: Host) -> StemSignalsReceiver:
-    return StemSignalsReceiver(
-        *(identity, config, outputs.signals, host.telemetry, host.clock),
-        host.status.of("receivers", identity),
+    reports = host.status.of("receivers", identity)
+    receiver = StemSignalsReceiver(
+        *(identity, config, outputs.signals, host.telemetry, host.clock, reports),
         host.storage(config.storage),
         host.pressure,
     )
+    if host.ownership.configured:
+        receiver.share(host.ownership, host.pressure, reports.part("claims"))
+    return receiver
 
 
 def _stem_state(identity: str, config: StemStateConfig, outputs: Outputs, host: Host) -> StemStateReceiver:
@@ -149,20 +152,23 @@ def _stem_state(identity: str, config: StemStateConfig, outputs: Outputs, host: 
     )
 
 
+def _correlate(
+    identity: str, config: CorrelateConfig, outputs: Mapping[Kind, Consumer], host: Host
+) -> CorrelateConnector:
+    connector = CorrelateConnector(
+        *(identity, config, outputs, host.resource, host.telemetry, host.clock),
+        host.status.of("connectors", identity),
+        host.storage(config.storage),
+    )
+    connector.share(host.ownership)
+    return connector
+
+
 RECEIVERS: dict[str, ComponentType[BuildReceiver]] = {
     "stem_signals": ComponentType(StemSignalsConfig, _stem_signals, begins=(SIGNALS,)),
     "stem_state": ComponentType(StemStateConfig, _stem_state, begins=(SIGNALS, Kind.METRICS)),
 }
-CONNECTORS: dict[str, ComponentType[BuildConnector]] = {
-    "correlate": ComponentType(
-        CorrelateConfig,
-        lambda identity, config, outputs, host: CorrelateConnector(
-            *(identity, config, outputs, host.resource, host.telemetry, host.clock),
-            host.status.of("connectors", identity),
-            host.storage(config.storage),
-        ),
-    ),
-}
+CONNECTORS: dict[str, ComponentType[BuildConnector]] = {"correlate": ComponentType(CorrelateConfig, _correlate)}
 PROCESSORS: dict[str, ComponentType[BuildProcessor]] = {
     "resource": ComponentType(
         ResourceConfig, lambda _identity, config, consumer, _host: ResourceProcessor(config, consumer)

@@ -6,6 +6,10 @@ that it is alone.
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from agent.core.claims import Party
 
 STATE = "stem_state"
 """The duty of a leader that polls the state of the fleet and tells `stem.worker.*` for all."""
@@ -33,9 +37,14 @@ class Lease:
         """Note that it was given up, or that another has it."""
         self.ends_ns = 0
 
+    @property
+    def usable_until_ns(self) -> int:
+        """When no more is left of it than the margin."""
+        return self.ends_ns - self.length_ns // _MARGIN_PARTS
+
     def holds(self, now_ns: int) -> bool:
         """Whether there is more left of it than the margin."""
-        return self.ends_ns - now_ns > self.length_ns // _MARGIN_PARTS
+        return now_ns < self.usable_until_ns
 
 
 def _nobody() -> None:
@@ -45,11 +54,14 @@ def _nobody() -> None:
 class Ownership:
     """What this agent may do, as the others let it.
 
-    `configured`: somebody keeps the leases; where nobody does, it leads. `wake` has the keeper look again at once.
+    `configured`: somebody keeps the leases, under the name `agent`; where nobody does, it leads and owns everything.
+    `wake` has the keeper look again at once.
     """
 
     def __init__(self) -> None:
         self.configured = False
+        self.agent = ""
+        self.parties: list[Party] = []
         self.lease = Lease()
         self.duties: set[str] = set()
         self.wake: Callable[[], None] = _nobody
@@ -76,6 +88,10 @@ class Ownership:
         if not self.configured:
             return STATE in self.duties
         return now_ns < self._told_until_ns
+
+    def join(self, party: "Party") -> None:
+        """Have a receiver's claims kept. Call it when built."""
+        self.parties.append(party)
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Have `listener` called whenever this agent became leader or ceased to be."""

@@ -11,13 +11,15 @@ from typing import ClassVar
 from agent.core.backoff import Backoff
 from agent.core.clock import NANOSECONDS, Clock
 from agent.core.errors import fault
+from agent.core.ownership import Ownership
 from agent.core.pressure import Priority
 from agent.core.states import StateStore
 from agent.core.status import Reporter, Reports
 from agent.core.tasks import cancel
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.correlator import Correlator
-from agent.correlate.counters import CLOCK_ADJUSTED, EVICTED, LATE, REPAIRS, UNATTRIBUTED
+from agent.correlate.counters import CLOCK_ADJUSTED, EVICTED, HANDED_OVER, LATE, REPAIRS, UNATTRIBUTED
+from agent.correlate.metrics import OTHERS
 from agent.correlate.results import ResultReader
 from agent.otlp.batch import Batch, Consumer, Kind
 from agent.otlp.resource import Resource
@@ -121,6 +123,7 @@ class CorrelateConnector:
         self._clock = clock
         results = config.results
         self._reader = ResultReader(results, identity, telemetry, reports.part("repair")) if results.enabled else None
+        self._ownership = Ownership()
         self._correlator = self._new_correlator()
         self._zone_known = False
         self._signals = reports.part("signals")
@@ -136,6 +139,10 @@ class CorrelateConnector:
 
     def _new_correlator(self) -> Correlator:
         return Correlator(self._config, self._clock(), with_repair=self._reader is not None)
+
+    def share(self, ownership: Ownership) -> None:
+        """Leave to the leader of the fleet what it tells, while there is one."""
+        self._ownership = ownership
 
     def consume_facts(self, facts: Sequence[Fact], zone: tzinfo) -> None:
         """Merge facts in the order they came, and hand on what is finished."""
@@ -222,13 +229,17 @@ class CorrelateConnector:
                 continue
             backoff.reset()
             # The reader paces itself; this only looks whether there is anything to ask.
-            busy = self._zone_known and len(self._correlator.repairs)
+            busy = self._asks and len(self._correlator.repairs)
             await asyncio.sleep(0 if busy else TICK_SECONDS)
+
+    @property
+    def _asks(self) -> bool:
+        return self._zone_known and not self._correlator.paused
 
     async def _ask(self, reader: ResultReader) -> bool:
         """Read the records that are wanted most; return False if they could not be read."""
         # Nothing is asked before the receiver spoke: times without an offset are in its zone.
-        wanted = self._correlator.repairs.take(self._config.results.batch) if self._zone_known else []
+        wanted = self._correlator.repairs.take(self._config.results.batch) if self._asks else []
         if not wanted:
             return True
         try:
@@ -239,6 +250,9 @@ class CorrelateConnector:
         if records is None:
             self._correlator.unanswered(wanted)
             return False
+        if self._correlator.paused:
+            self._correlator.unanswered(wanted)
+            return True
         self._guarded(lambda: self._correlator.answered(records, self._clock()))
         self._guarded(self._hand_on)
         return True
@@ -247,7 +261,7 @@ class CorrelateConnector:
         self._guarded(lambda: self._correlator.ask_at_last(self._clock()))
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
-                while self._zone_known and len(self._correlator.repairs) and await self._ask(reader):
+                while self._asks and len(self._correlator.repairs) and await self._ask(reader):
                     pass
 
     async def _tick(self) -> None:
@@ -297,7 +311,8 @@ class CorrelateConnector:
     def _hand_on_metrics(self) -> None:
         now_ns = self._clock()
         self._correlator.collect(now_ns)
-        metrics, points = self._correlator.recorder.metrics.collect(now_ns)
+        told = OTHERS if self._ownership.fleet_is_told(now_ns) else ()
+        metrics, points = self._correlator.recorder.metrics.collect(now_ns, without=told)
         if points:
             self._send(Kind.METRICS, metrics, sum(points), priority=Priority.METRICS, counts=points)
 
@@ -321,7 +336,7 @@ class CorrelateConnector:
             if name == EVICTED:
                 self._telemetry.emit(AttemptsDropped(self._id, value, amount))
                 self._trouble(self._attempts, f"open attempts are dropped: {value}")
-            elif name == CLOCK_ADJUSTED:
+            elif name in {CLOCK_ADJUSTED, HANDED_OVER}:
                 self._telemetry.count(name, amount)
             else:
                 self._telemetry.count(name, amount, **{_LABELS[name]: value})

@@ -10,7 +10,7 @@ from agent.core.kept import KeptStateError
 from agent.correlate.attempt import END_SIGNALS, chain
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.control import log_command
-from agent.correlate.counters import EVICTED, LATE, UNATTRIBUTED, Counters
+from agent.correlate.counters import EVICTED, HANDED_OVER, LATE, UNATTRIBUTED, Counters
 from agent.correlate.process import FOLLOWED_NS, Life, Process, Processes
 from agent.correlate.recorder import Recorder
 from agent.correlate.repair import RepairQueue
@@ -20,10 +20,11 @@ from agent.correlate.tasks import Tasks
 from agent.correlate.workers import LIFECYCLE, Workers
 from agent.correlate.workflows import Workflows
 from agent.stem.catalogue import SIGNAL_NAMES, SignalName
+from agent.stem.channels import HEARTBEATS
 from agent.stem.heartbeat import Heartbeat
 from agent.stem.status import TaskStatus
 from agent.stem.timestamps import epoch_ns
-from agent.stem.wire import Fact, Gap, LostAttempt, Outage, ServerClock, Shed, Signal
+from agent.stem.wire import Fact, Gap, Lapse, LostAttempt, Outage, Released, ServerClock, Shed, Signal, TakenOver
 
 Handler = Callable[[Signal, Process, int, int], None]
 
@@ -51,6 +52,7 @@ class Correlator:
         )
         self._processes = Processes(timeout=config.heartbeat_timeout, ttl=config.worker_ttl)
         self._leaving: deque[tuple[int, Process, str]] = deque()
+        self._lapses = 0
         self._settle_ns = int(config.settle * NANOSECONDS)
         self._task_ttl_ns = int(config.task_ttl * NANOSECONDS)
         self.workflows = Workflows(config, self.recorder)
@@ -91,10 +93,35 @@ class Correlator:
         elif isinstance(fact, LostAttempt):
             if not self._processes.of_worker(fact.namespace, fact.worker):  # who is heard here is judged here
                 self.tasks.lost(fact, now_ns)
-        elif isinstance(fact, ServerClock):
+        elif isinstance(fact, Released | TakenOver):
+            self._hand_over(fact, now_ns)
+        else:
+            self._circumstance(fact, now_ns)
+
+    def _circumstance(self, fact: ServerClock | Outage, now_ns: int) -> None:
+        if isinstance(fact, ServerClock):
             self.workers.redis_offsets_ns[fact.namespace] = fact.offset_ns
         else:
             self._outage(fact, now_ns)
+
+    @property
+    def paused(self) -> bool:
+        """Whether nothing may be concluded from records: it may be another agent's to tell."""
+        return self._lapses > 0
+
+    def _hand_over(self, fact: Released | TakenOver, now_ns: int) -> None:
+        if isinstance(fact, TakenOver):
+            self._processes.take_over(fact.namespace, fact.emitter)
+            return
+        namespace, emitters = fact.namespace, frozenset(fact.emitters)
+        if dropped := self.tasks.part(namespace, emitters, now_ns):
+            self.counters[HANDED_OVER, ""] += dropped
+        for process in self._processes.all(namespace):
+            for worker in process.workers if process.emitter in emitters else ():
+                self.workers.part((worker, namespace))
+        self._processes.part(namespace, emitters)
+        if HEARTBEATS in emitters:
+            self.workers.part_natives(namespace)
 
     def _suspect(self, fact: Gap | Shed, now_ns: int) -> None:
         if process := self._processes.get(fact.namespace, fact.emitter, fact.boot):
@@ -240,6 +267,8 @@ class Correlator:
 
     def _outage(self, outage: Outage, now_ns: int) -> None:
         begins = not outage.to_ns
+        if isinstance(outage, Lapse):
+            self._lapses = max(0, self._lapses + (1 if begins else -1))
         self.workers.deaf(begins=begins, namespace=outage.namespace, now_ns=now_ns)
         self._processes.deaf(begins=begins, namespace=outage.namespace, now_ns=now_ns)
         if not begins:

@@ -6,6 +6,7 @@ LATE = "stem_agent.signals.late"
 EVICTED = "stem_agent.correlate.evicted"
 CLOCK_ADJUSTED = "stem_agent.correlate.clock_adjusted"
 UNATTRIBUTED = "stem_agent.signals.unattributed"
+HANDED_OVER = "stem_agent.correlate.handed_over"
 REPAIRS = "stem_agent.repairs"
 
 Counters = Counter[tuple[str, str]]

@@ -177,6 +177,9 @@ class Mender:
         process = self._process_of(record, publish.namespace, record.worker, zone)
         if process is None or record.state is TaskState.QUEUED:
             return []
+        started_ns = epoch_ns(record.started_at, zone) if record.started_at else 0
+        if process.taken_ns and started_ns <= process.taken_ns:
+            return []  # the agent before us may have told it
         worker = intern(record.worker)
         attempt = self._attempts.find(
             task_id, record.attempt, worker, process, started_ns=0, never_started_ns=0, now_ns=now_ns

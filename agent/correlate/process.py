@@ -1,7 +1,7 @@
 """The processes that speak: who they are, and when each was heard last. Pure; time is an argument."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from enum import Enum, auto
 
 from msgspec import Struct
@@ -46,6 +46,7 @@ class ProcessState(Struct, array_like=True):
     goodbye_ns: int
     gapped_ns: int
     followed_ns: int
+    taken_ns: int
 
 
 class Process:
@@ -70,6 +71,7 @@ class Process:
         "life",
         "namespace",
         "pid",
+        "taken_ns",
         "told_ns",
         "workers",
     )
@@ -90,6 +92,7 @@ class Process:
         self.goodbye_ns = 0  # when we heard it say so
         self.gapped_ns = 0  # when we last knew that signals of it were lost
         self.followed_ns = 0  # when another process began to speak under the same emitter
+        self.taken_ns = 0  # its first signal that was ours, by its own clock; what was before another agent told
 
     def same(self, other: "Process") -> bool:
         """Whether two are one: a process that was forgotten may be met again."""
@@ -106,24 +109,25 @@ class Process:
         return ProcessState(
             *(self.namespace, self.emitter, self.boot, self.workers, self.host, self.pid, self.beats, self.life),
             *(self.heard_ns, self.told_ns, self.began_ns, self.first_heard),
-            *(self.goodbye_ns, self.gapped_ns, self.followed_ns),
+            *(self.goodbye_ns, self.gapped_ns, self.followed_ns, self.taken_ns),
         )
 
     def restore(self, state: ProcessState, shift: Shift) -> None:
         """Go on from a state."""
         self.namespace, self.emitter, self.boot = state.namespace, state.emitter, state.boot
         self.workers, self.host, self.pid = state.workers, state.host, state.pid
-        self.beats, self.life, self.told_ns = state.beats, state.life, state.told_ns
+        self.beats, self.life, self.told_ns, self.taken_ns = state.beats, state.life, state.told_ns, state.taken_ns
         self.began_ns, self.first_heard = state.began_ns, state.first_heard
         self.heard_ns, self.goodbye_ns = shift(state.heard_ns), shift(state.goodbye_ns)
         self.gapped_ns, self.followed_ns = shift(state.gapped_ns), shift(state.followed_ns)
 
 
 class ProcessesState(Struct, array_like=True):
-    """Who is known, in the order of their first signals, and who speaks for each emitter."""
+    """Who is known, in the order of their first signals, who speaks for each emitter, and which were taken over."""
 
     known: list[Process]
     speaking: list[Process]
+    taken: list[tuple[str, str]]
 
 
 class Processes:
@@ -140,6 +144,7 @@ class Processes:
         self._ttl_ns = int(ttl * NANOSECONDS)
         self._known: dict[tuple[str, str, str], Process] = {}
         self._speaking: dict[tuple[str, str], Process] = {}
+        self._taken: set[tuple[str, str]] = set()
         self._deaf: Counter[str] = Counter()
         self._next_look_ns = 0
 
@@ -149,6 +154,8 @@ class Processes:
         process = self._known.get(key)
         if process is None:
             process = self._meet(key, now_ns)
+            if key[:2] in self._taken:
+                process.taken_ns = time_ns
         process.heard_ns = now_ns
         if process.followed_ns and now_ns - process.followed_ns > FOLLOWED_NS:
             process.followed_ns = 0  # it was no follower, but a neighbour
@@ -175,6 +182,16 @@ class Processes:
         oldest = sorted(self._known, key=lambda key: self._known[key].heard_ns)
         for key in oldest[: MAX_PROCESSES // 10]:
             self._forget(key)
+
+    def take_over(self, namespace: str, emitter: str) -> None:
+        """Note that another agent told of everybody who spoke under an emitter until now."""
+        self._taken.add((namespace, emitter))
+
+    def part(self, namespace: str, emitters: Collection[str]) -> None:
+        """Forget everybody who speaks under these emitters: another agent goes on with them."""
+        for key in [key for key in self._known if key[0] == namespace and key[1] in emitters]:
+            self._forget(key)
+        self._taken -= {(namespace, emitter) for emitter in emitters}
 
     def get(self, namespace: str, emitter: str, boot: str) -> Process | None:
         """Return a process that was heard."""
@@ -256,12 +273,13 @@ class Processes:
 
     def state(self) -> ProcessesState:
         """Return who is known; who cannot be heard just now is told anew by whoever listens next."""
-        return ProcessesState(list(self._known.values()), list(self._speaking.values()))
+        return ProcessesState(list(self._known.values()), list(self._speaking.values()), sorted(self._taken))
 
     def restore(self, state: ProcessesState) -> None:
         """Go on from a state whose processes are restored."""
         self._known = {(p.namespace, p.emitter, p.boot): p for p in state.known}
         self._speaking = {(p.namespace, p.emitter): p for p in state.speaking}
+        self._taken = set(state.taken)
 
     def _forget(self, key: tuple[str, str, str]) -> None:
         process = self._known.pop(key)

@@ -3,6 +3,7 @@
 What is published and overdue may have been worked on while signals were lost: its record is worth a question.
 """
 
+from collections.abc import Collection
 from datetime import tzinfo
 from typing import NamedTuple
 
@@ -33,6 +34,7 @@ class Waiting(NamedTuple):
     publish: Publish
     heard_ns: int
     due_ns: int
+    emitter: str
 
 
 class Publishes:
@@ -78,15 +80,15 @@ class Publishes:
             if begun:
                 self._tell(publish, now_ns)
         if new and not begun:
-            self._remember(publish, now_ns)
+            self._remember(publish, signal.emitter or "", now_ns)
         return new
 
-    def _remember(self, publish: Publish, now_ns: int) -> None:
+    def _remember(self, publish: Publish, emitter: str, now_ns: int) -> None:
         if publish.task_id not in self._waiting and len(self._waiting) >= MAX_KNOWN:
             del self._waiting[next(iter(self._waiting))]
         origin = publish.origin
         delay_ns = origin.not_before_ns - origin.enqueued_ns if origin.not_before_ns else 0
-        self._waiting[publish.task_id] = Waiting(publish, now_ns, min(MAX_NS, now_ns + max(0, delay_ns)))
+        self._waiting[publish.task_id] = Waiting(publish, now_ns, min(MAX_NS, now_ns + max(0, delay_ns)), emitter)
 
     def _tell(self, publish: Publish, now_ns: int) -> bool:
         """Tell of a publish, if nobody did yet."""
@@ -123,8 +125,16 @@ class Publishes:
     def restore(self, state: list[Waiting], shift: Shift) -> None:
         """Go on from a state; nothing is forgotten for our absence before its record can be asked for."""
         self._waiting = {
-            publish.task_id: Waiting(publish, shift(heard_ns) + shift.away_ns, shift(due_ns))
-            for publish, heard_ns, due_ns in state
+            publish.task_id: Waiting(publish, shift(heard_ns) + shift.away_ns, shift(due_ns), emitter)
+            for publish, heard_ns, due_ns, emitter in state
+        }
+
+    def part(self, namespace: str, emitters: Collection[str]) -> None:
+        """Forget what these told: another agent hears the rest, and tells it."""
+        self._waiting = {
+            task_id: waiting
+            for task_id, waiting in self._waiting.items()
+            if waiting.publish.namespace != namespace or waiting.emitter not in emitters
         }
 
     def forget(self, now_ns: int) -> None:

@@ -91,7 +91,7 @@ class Tasks:
         started_ns = self._ns(signal.started_at) or (time_ns if name == SignalName.TASK_PRERUN else 0)
         received_ns = self._ns(signal.received_at) or (time_ns if name == SignalName.TASK_RECEIVED else 0)
         attempt = self._attempt_of(signal, process, time_ns, started_ns, received_ns, now_ns)
-        if attempt is None:
+        if attempt is None or self._told_before(attempt, signal, process, started_ns, now_ns):
             return
         starts = bool(started_ns and (not attempt.started_ns or attempt.marks & Mark.START_READ))
         self._merge_identity(attempt, signal, process, starts=starts)
@@ -163,7 +163,20 @@ class Tasks:
             self._counters[LATE, name] += 1
         elif len(self.attempts) != open_before:
             self._opened(attempt, now_ns)
+            if process.taken_ns:
+                _note_told(attempt, process, name, time_ns, started_ns=started_ns, received_ns=received_ns)
         return attempt
+
+    def _told_before(self, attempt: Attempt, signal: Signal, process: Process, started_ns: int, now_ns: int) -> bool:
+        """Whether the agent before us told how an attempt ended, of which only `task-postrun` came to us."""
+        if not process.taken_ns or signal.event_name != SignalName.TASK_POSTRUN or attempt.end is not None:
+            return False
+        ended_ns = self._ns(signal.ended_at)
+        if (ended_ns or started_ns) > process.taken_ns or (attempt.started_ns and not ended_ns):
+            return False
+        self.attempts.evict(attempt, now_ns)
+        self._counters[LATE, signal.event_name] += 1
+        return True
 
     def _opened(self, attempt: Attempt, now_ns: int) -> None:
         self.publishes.begun(attempt, now_ns)
@@ -276,6 +289,19 @@ class Tasks:
         self._family.restore(state.family)
         self.mender.restore(state.mender, now_ns)
 
+    def part(self, namespace: str, emitters: Collection[str], now_ns: int) -> int:
+        """Leave these emitters to another agent: what has ended is told, the rest is dropped; return how many."""
+        dropped = 0
+        for attempt in self.attempts:
+            if attempt.process.emitter in emitters and attempt.namespace == namespace:
+                if attempt.end is not None:
+                    self._settler.conclude(attempt, now_ns)
+                else:
+                    self.attempts.evict(attempt, now_ns)
+                    dropped += 1
+        self.publishes.part(namespace, emitters)
+        return dropped
+
     def abandon(self, left: Collection[tuple[Process, str | None]], now_ns: int) -> None:
         """Conclude what processes, or single workers in them, held open when they left.
 
@@ -293,6 +319,16 @@ class Tasks:
         for attempt in self.attempts:
             if attempt.process is process and attempt.end is None:
                 attempt.marks &= ~(Mark.ABANDONED | Mark.ASKED)
+
+
+def _note_told(
+    attempt: Attempt, process: Process, name: str, time_ns: int, *, started_ns: int, received_ns: int
+) -> None:
+    """Note what the agent before us told of an attempt: everything before the first signal that was ours."""
+    if started_ns and started_ns <= process.taken_ns and not (name == SignalName.TASK_PRERUN and started_ns == time_ns):
+        attempt.marks |= TOLD
+    elif received_ns and received_ns <= process.taken_ns and name != SignalName.TASK_RECEIVED:
+        attempt.marks |= Mark.RECEIVED_TOLD
 
 
 def _tells(envelope: Envelope) -> bool:

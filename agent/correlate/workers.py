@@ -1,6 +1,6 @@
 """The life of workers, from their heartbeats and lifecycle signals: pure, time is an argument."""
 
-from collections import deque
+from collections import Counter, deque
 
 from msgspec import Struct
 
@@ -167,7 +167,7 @@ class Workers:
         self._ttl_ns = int(ttl * NANOSECONDS)
         self._workers: dict[WorkerKey, Worker] = {}
         self._stopped: dict[WorkerKey, tuple[int, int]] = {}  # when each said goodbye, by its clock and by ours
-        self._deaf: set[str] = set()
+        self._deaf: Counter[str] = Counter()
         self.redis_offsets_ns: dict[str, int] = {}
 
     def heartbeat(self, key: WorkerKey, face: str, place: str, *, native: bool, time_ns: int, now_ns: int) -> None:
@@ -234,12 +234,22 @@ class Workers:
             worker.up = False
         self._write(LOST, key, now_ns, now_ns, f"worker {{}} vanished ({process.place}): {why}")
 
+    def part(self, key: WorkerKey) -> None:
+        """Forget a worker that another agent watches from now on, unless its heartbeats are heard here."""
+        if (worker := self._workers.get(key)) and not worker.beat_ns:
+            self._forget(key)
+
+    def part_natives(self, namespace: str) -> None:
+        """Forget the workers whose heartbeats another agent hears from now on."""
+        for key in [key for key, worker in self._workers.items() if key[1] == namespace and worker.beat_ns]:
+            self._forget(key)
+
     def deaf(self, *, begins: bool, namespace: str, now_ns: int) -> None:
         """Note that nobody can be heard, or can again."""
         if begins:
-            self._deaf.add(namespace)
+            self._deaf[namespace] += 1
             return
-        self._deaf.discard(namespace)
+        self._deaf[namespace] = max(0, self._deaf[namespace] - 1)
         for key, worker in self._workers.items():
             if key[1] == namespace:
                 worker.last_seen_ns = max(worker.last_seen_ns, now_ns)
@@ -254,7 +264,7 @@ class Workers:
         for gone in [key for key, (_, at_ns) in self._stopped.items() if now_ns - at_ns > self._ttl_ns]:
             del self._stopped[gone]
         for key, worker in list(self._workers.items()):
-            if key[1] in self._deaf:
+            if self._deaf[key[1]]:
                 continue
             silence_ns = now_ns - worker.last_seen_ns
             if (worker.stopped and silence_ns > self._timeout_ns) or silence_ns > self._ttl_ns:

@@ -6,7 +6,7 @@ so one that ended and came back is seen as a reset, not as a jump.
 """
 
 from bisect import bisect_left
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
 
@@ -199,14 +199,17 @@ class Aggregator:
                     for each in fits[: self._limit]
                 }
 
-    def collect(self, now_ns: int) -> tuple[list[bytes], list[int]]:
-        """End stale series; return the encoded `Metric` messages, and how many data points each has."""
+    def collect(self, now_ns: int, without: Collection[Instrument] = ()) -> tuple[list[bytes], list[int]]:
+        """End stale series; return the encoded `Metric` messages, and how many data points each has.
+
+        Instruments in `without` go on and are left out: another agent tells them.
+        """
         metrics, points = [], []
         for instrument, table in self._series.items():
             stale = [key for key, series in table.items() if now_ns - series.seen_ns > self._ttl_ns]
             for key in stale:
                 del table[key]
-            if table:
+            if table and instrument not in without:
                 metrics.append(_encode(instrument, table, now_ns).SerializeToString())
                 points.append(len(table))
         self._last_collect_ns = now_ns

@@ -35,3 +35,7 @@ def emitter_of(channel: str, namespace: str) -> str | None:
 def heartbeat_channel(namespace: str) -> str:
     """Return Stem's own heartbeat channel, shared by all workers of `namespace`."""
     return f"{HEARTBEAT_PREFIX}{namespace}"
+
+
+HEARTBEATS = ":heartbeats"
+"""Stands for that channel where emitters are told apart: no emitter has a colon in its name."""

@@ -80,6 +80,13 @@ class Signal(Struct, rename="camel", gc=False):
     namespace: str = field(default="", name="__namespace")
 
 
+class Stamp(Struct, gc=False):
+    """Just enough of a signal to account for it."""
+
+    boot: str | None = None
+    seq: int | None = None
+
+
 class Gap(Struct, frozen=True, gc=False):
     """Signals of one emitter that never arrived: numbers `first` to `last`, noticed at `noticed_ns`."""
 
@@ -138,7 +145,25 @@ class LostAttempt(Struct, frozen=True, gc=False):
     lost_ns: int
 
 
-Fact = LostAttempt | Signal | Heartbeat | Gap | Shed | Outage | ServerClock
+class Lapse(Outage, frozen=True, gc=False):
+    """An outage of our own: what was said may be another agent's to tell, and nobody knows yet."""
+
+
+class Released(Struct, frozen=True, gc=False):
+    """Another agent processes the signals of these emitters from now on: nothing more of theirs is ours to tell."""
+
+    namespace: str
+    emitters: tuple[str, ...]
+
+
+class TakenOver(Struct, frozen=True, gc=False):
+    """The signals of an emitter were processed by another agent until now: what it told is not to be told again."""
+
+    namespace: str
+    emitter: str
+
+
+Fact = LostAttempt | Signal | Heartbeat | Gap | Shed | Outage | ServerClock | Released | TakenOver
 """What flows through the signals pipeline."""
 
 
@@ -150,6 +175,15 @@ class SignalConsumer(Protocol):
 
 
 _signal = msgspec.json.Decoder(Signal)
+_stamp = msgspec.json.Decoder(Stamp)
+
+
+def decode_stamp(payload: bytes) -> Stamp:
+    """Decode just the number of a signal; what has none, or cannot be decoded, has an empty stamp."""
+    try:
+        return _stamp.decode(payload)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return Stamp()
 
 
 def decode_signal(payload: bytes) -> Signal:

@@ -33,7 +33,10 @@ from agent.telemetry.self_failures import own_resource
 
 COUNTERS = {
     "stem_agent.signals.received": ("{signal}", "Signals heard, by event"),
-    "stem_agent.signals.lost": ("{signal}", "Signals lost: gap, shed, decode, oversize, shutdown, internal_error"),
+    "stem_agent.signals.lost": (
+        "{signal}",
+        "Signals lost: gap, shed, decode, oversize, shutdown, not_owned, internal_error",
+    ),
     "stem_agent.signals.gaps": ("{gap}", "Holes in an emitter's numbering"),
     "stem_agent.signals.duplicates": ("{signal}", "Signals heard again, by number"),
     "stem_agent.signals.late": ("{signal}", "Facts that came after their attempt was settled, repeats included"),
@@ -52,6 +55,8 @@ COUNTERS = {
     "stem_agent.correlate.clock_adjusted": ("{attempt}", "Attempts whose times had to be clamped"),
     "stem_agent.self_metrics.failures": ("{failure}", "Failed exports of these metrics, retries included"),
     "stem_agent.self_logs.failures": ("{failure}", "Failed exports of the agent's log lines, retries included"),
+    "stem_agent.correlate.handed_over": ("{attempt}", "Open attempts left to the agent that goes on with them"),
+    "stem_agent.ownership.shed": ("{signal}", "Signals kept for a hand-over that had to go before it"),
     "stem_agent.ownership.failures": ("{failure}", "Times Redis did not take or answer what agents agree on"),
     "stem_agent.storage.failures": ("{failure}", "Times the disk did not take or give what it should"),
     "stem_agent.storage.quarantined": ("{item}", "What could not be read and was set aside: file, batch, state"),
@@ -64,6 +69,7 @@ GAUGES = {
     "stem_agent.canary.round_trip": ("s", "Last time from publishing a canary to hearing it"),
     "stem_agent.receiver.backlog": ("By", "Raw signals waiting to be decoded"),
     "stem_agent.correlate.open_attempts": ("{attempt}", "Attempts whose end has not been heard"),
+    "stem_agent.ownership.emitters": ("{emitter}", "Emitters whose signals this agent processes, by agreement"),
     "stem_agent.leader": ("{agent}", "1 while this agent speaks for the fleet"),
     "stem_agent.memory.limit": ("By", "Resident memory at which telemetry is dropped"),
     "stem_agent.memory.soft_limit": ("By", "Resident memory from which on queues spill to disk"),

@@ -102,7 +102,10 @@ WARNINGS = {
     "DeliveryRetried",
     "DestinationWarned",
     "Disconnected",
+    "EmittersLost",
+    "KeptShed",  # an owner processes them, or a gap tells of them
     "LeaderLost",
+    "LeasesLapsed",
     "LeasesUnreachable",
     "MemorySpilling",
     "MemoryUnknown",
@@ -115,6 +118,7 @@ WARNINGS = {
     "ResultsUnavailable",
     "SelfLogsFailed",
     "SelfMetricsFailed",
+    "SignalNotOwned",  # another agent's, or a gap tells of them
     "SignalOversize",  # bad input, like the next: what the agent never took
     "SignalUndecodable",
     "SignalsMissing",  # lost before the agent, and repaired where there is a record
@@ -141,6 +145,8 @@ INFOS = {
     "AttemptsKept",
     "AttemptsRestored",
     "BecameLeader",
+    "EmittersReleased",
+    "EmittersTaken",
     "LeaderResigned",
     "MemoryCalm",
     "StorageRecovered",

@@ -14,14 +14,20 @@ from agent.extensions.ownership import events
 from agent.extensions.ownership.config import OwnershipConfig
 from agent.extensions.ownership.leader import Leader
 from agent.extensions.ownership.news import News
+from agent.extensions.ownership.registrar import Registrar
 from agent.redis_client import failure, redis_client
 from agent.telemetry.events import FileUnusable, Telemetry
 
 if TYPE_CHECKING:
     from redis.asyncio import Redis
 
+_MOST_ROUNDS = 150
+"""In a lease, and no more than twenty a second: whatever wakes the keeper does not do so more often."""
 NEWS_PREFIX = "stem-agent:news:"
-RIGHTS = "~stem-agent:* &stem-agent:* +get +set +del +pexpire +evalsha +script|load +publish +subscribe"
+RIGHTS = (
+    "~stem-agent:* &stem-agent:* +get +set +del +pexpire +hset +hdel +hgetall +zadd +zrem +zremrangebyscore +zrange"
+    " +time +evalsha +script|load +publish +subscribe"
+)
 """What a Redis user needs for it, as `ACL SETUSER` takes it; the README says so, too."""
 
 
@@ -50,9 +56,11 @@ class OwnershipExtension:
         self._client: Redis | None = None
         self._leader: Leader | None = None
         self._news: News | None = None
+        self._registrars: list[Registrar] = []
         self._leads = False
         self._tasks: list[asyncio.Task[None]] = []
         ownership.configured = True
+        ownership.agent = agent
         ownership.lease.length_ns = int(config.lease * NANOSECONDS)
         telemetry.gauge("stem_agent.leader", lambda: float(ownership.leads(clock())))
 
@@ -73,6 +81,7 @@ class OwnershipExtension:
             heard=self._wanted.set,
             unheard=self._unheard,
         )
+        self._registrars = [Registrar(client, party, self._clock, lease=lease) for party in self._ownership.parties]
         self._ownership.wake = self._wanted.set
         self._tasks = [
             asyncio.create_task(self._keep(self._leader), name=f"{self._id}: leases"),
@@ -87,13 +96,17 @@ class OwnershipExtension:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
                     await self._resign(self._leader)
+                    await self._let_go()
         if self._client:
             await self._client.aclose()
 
     async def _keep(self, leader: Leader) -> None:
         third = self._config.lease / 3
+        pace = min(0.05, self._config.lease / _MOST_ROUNDS)
         backoff = Backoff(third / 10, third)
+        loop = asyncio.get_running_loop()
         while True:
+            began = loop.time()
             self._wanted.clear()
             try:
                 await self._round(leader)
@@ -102,11 +115,13 @@ class OwnershipExtension:
                 delay = backoff.next()
             else:
                 backoff.reset()
-                delay = third
+                soon = [each.delay for each in self._registrars if each.delay is not None]
+                delay = min(soon, default=third)
             self._judge("it ran out before it could be renewed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):
                     await self._wanted.wait()
+            await asyncio.sleep(began + pace - loop.time())
 
     async def _round(self, leader: Leader) -> None:
         sent_ns = self._clock()
@@ -120,7 +135,24 @@ class OwnershipExtension:
         else:
             self._ownership.lease.gone()
             self._judge(f"agent {leader.leader} took over" if leader.leader else "it ran out")
+        for registrar in self._registrars:
+            await registrar.round()
+        await self._tell_news()
         self._status.ok("leads" if self._leads else f"agent {leader.leader} leads" if leader.leader else "")
+
+    async def _tell_news(self) -> None:
+        if any(registrar.news for registrar in self._registrars):
+            for registrar in self._registrars:
+                registrar.news = False
+            await self._tell_others()
+
+    async def _let_go(self) -> None:
+        try:
+            for registrar in self._registrars:
+                await registrar.close()
+        except Exception as error:  # noqa: BLE001 - leases end by themselves
+            self._failed(error)
+        await self._tell_news()
 
     def _judge(self, reason: str) -> bool:
         """Tell of a change, if there is one; `reason` is why the lease is lost, if it is."""

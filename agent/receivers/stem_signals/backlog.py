@@ -47,6 +47,11 @@ class Backlog:
         """How many messages were ever appended."""
         return self._taken + len(self._messages)
 
+    @property
+    def taken(self) -> int:
+        """How many of them have left again."""
+        return self._taken
+
     def mark(self, outage: Outage) -> None:
         """Append an outage."""
         self._outages.append((self.pushed, outage))

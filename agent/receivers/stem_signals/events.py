@@ -158,3 +158,74 @@ class SignalUnread(Event):
     counter: ClassVar[str | None] = "stem_agent.signals.lost"
     labels: ClassVar[tuple[str, ...]] = ("receiver",)
     constant: ClassVar[tuple[tuple[str, str], ...]] = (("reason", "shutdown"),)
+
+
+@dataclass(frozen=True, slots=True)
+class SignalNotOwned(Event):
+    """A signal came while nobody could say whether it is ours to process."""
+
+    receiver: str
+
+    phrase: ClassVar[str] = "signals are thrown away: the lease on their emitter is over; another agent may have it"
+    counter: ClassVar[str | None] = "stem_agent.signals.lost"
+    labels: ClassVar[tuple[str, ...]] = ("receiver",)
+    constant: ClassVar[tuple[tuple[str, str], ...]] = (("reason", "not_owned"),)
+
+
+@dataclass(frozen=True, slots=True)
+class KeptShed(Event):
+    """A signal of an emitter that is not ours yet had to go; where its owner did not process it, it is a gap later."""
+
+    receiver: str
+    count: int
+    limit: int
+
+    phrase: ClassVar[str] = "shedding the oldest signals that are kept for a hand-over: too many, or memory is short"
+    counter: ClassVar[str | None] = "stem_agent.ownership.shed"
+    labels: ClassVar[tuple[str, ...]] = ("receiver",)
+
+    @property
+    def amount(self) -> int:
+        """How many."""
+        return self.count
+
+
+@dataclass(frozen=True, slots=True)
+class EmittersTaken(Event):
+    """This agent processes the signals of more emitters."""
+
+    receiver: str
+    emitters: int
+    first: str
+
+    phrase: ClassVar[str] = "took over emitters"
+    level: ClassVar[int] = logging.INFO
+    labels: ClassVar[tuple[str, ...]] = ("receiver",)
+
+    @property
+    def amount(self) -> int:
+        """How many."""
+        return self.emitters
+
+
+@dataclass(frozen=True, slots=True)
+class EmittersReleased(EmittersTaken):
+    """This agent handed emitters over."""
+
+    phrase: ClassVar[str] = "handed over emitters"
+
+
+@dataclass(frozen=True, slots=True)
+class EmittersLost(EmittersTaken):
+    """Another agent took over while we could not renew our leases."""
+
+    phrase: ClassVar[str] = "lost emitters to another agent; what was heard and not processed meanwhile is lost"
+    level: ClassVar[int] = logging.WARNING
+
+
+@dataclass(frozen=True, slots=True)
+class LeasesLapsed(EmittersTaken):
+    """The leases ended before they could be renewed."""
+
+    phrase: ClassVar[str] = "the leases on emitters ended before they could be renewed; nothing of theirs is processed"
+    level: ClassVar[int] = logging.WARNING

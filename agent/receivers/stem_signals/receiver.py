@@ -4,27 +4,34 @@ import asyncio
 from collections.abc import Iterable, Sequence
 from zoneinfo import ZoneInfo
 
-import msgspec
-
 from agent.core.backoff import Backoff
 from agent.core.clock import NANOSECONDS, Clock
 from agent.core.errors import StartupError
+from agent.core.ownership import Ownership
 from agent.core.pressure import Pressure
 from agent.core.states import StateStore
-from agent.core.status import Reports, State
+from agent.core.status import Reporter, Reports, State
 from agent.core.tasks import cancel
 from agent.receivers.stem_signals import events, state
-from agent.receivers.stem_signals.backlog import Backlog
+from agent.receivers.stem_signals.backlog import Backlog, Message
 from agent.receivers.stem_signals.canary import Canary
+from agent.receivers.stem_signals.claimant import Claimant
 from agent.receivers.stem_signals.config import StemSignalsConfig
 from agent.receivers.stem_signals.connection import Connection, Refused, subscribe
 from agent.receivers.stem_signals.sequence import SequenceTracker
 from agent.receivers.stem_signals.session import SessionEnd, Subscription
 from agent.stem.catalogue import SignalName
-from agent.stem.channels import HEARTBEAT_PREFIX, emitter_of, heartbeat_channel, signal_channel, signal_pattern
+from agent.stem.channels import (
+    HEARTBEAT_PREFIX,
+    HEARTBEATS,
+    emitter_of,
+    heartbeat_channel,
+    signal_channel,
+    signal_pattern,
+)
 from agent.stem.heartbeat import decode_heartbeat
 from agent.stem.lenient import DecodeError
-from agent.stem.wire import Fact, Gap, Outage, ServerClock, Shed, SignalConsumer, decode_signal
+from agent.stem.wire import Fact, Gap, Outage, ServerClock, Shed, SignalConsumer, decode_signal, decode_stamp
 from agent.telemetry.events import Event, FileUnusable, Telemetry
 from agent.telemetry.keeping import Keeping
 
@@ -32,19 +39,10 @@ CHUNK = 256
 """Messages decoded before the event loop gets its turn: about 3 ms, so the socket is never left waiting longer."""
 TICK_SECONDS = 0.25
 _STOP_SHARE = 0.5  # of the deadline, for what is still undecoded: delivering the rest needs the other half
+_LEAVE_SHARE = 0.3  # for others to take over
 _UNKNOWN = "unknown"
 _HEARTBEAT = "heartbeat"
 _HEARTBEATS = HEARTBEAT_PREFIX.encode()
-
-
-class _Stamp(msgspec.Struct):
-    """Just enough of a shed signal to account for it."""
-
-    boot: str | None = None
-    seq: int | None = None
-
-
-_stamp = msgspec.json.Decoder(_Stamp)
 
 
 class StemSignalsReceiver:
@@ -72,6 +70,7 @@ class StemSignalsReceiver:
         if pressure:
             pressure.join(self._backlog)
         self._sequence = SequenceTracker()
+        self._claimant: Claimant | None = None
         self._canary = (
             Canary(identity, config, telemetry, reports.part("canary"), heard=lambda: self._backlog.pushed)
             if config.canary.enabled
@@ -83,6 +82,7 @@ class StemSignalsReceiver:
         self._deaf_since_ns: int | None = None
         self._listening_since_ns: int | None = None
         self._emitters: dict[bytes, str | None] = {}
+        self._others: dict[bytes, str] = {}
         # Counted per signal, so the labels are put together here and not there.
         self._received = {
             event: ("stem_agent.signals.received", (("event", event), ("receiver", identity)))
@@ -98,6 +98,13 @@ class StemSignalsReceiver:
         self._loop: asyncio.AbstractEventLoop | None = None
         telemetry.gauge("stem_agent.receiver.connected", lambda: float(self._connection is not None), receiver=identity)
         telemetry.gauge("stem_agent.receiver.backlog", lambda: float(self._backlog.bytes), receiver=identity)
+
+    def share(self, ownership: Ownership, pressure: Pressure, status: Reporter) -> None:
+        """Process only what is ours by agreement with other agents."""
+        self._claimant = Claimant(
+            *(self._id, self._config, ownership, self, self._sequence), self._telemetry, self._clock, status
+        )
+        self._claimant.watched_by(pressure)
 
     @property
     def subscriptions(self) -> tuple[Subscription, ...]:
@@ -124,6 +131,8 @@ class StemSignalsReceiver:
         if self._keeping:  # whoever goes on from before was deaf until now
             deaf_since_ns = await self._keeping.take(lambda kept: state.restore(kept, self._sequence, self._clock()))
             self._outage_begins(deaf_since_ns or started_ns)
+        if self._claimant:
+            self._claimant.start()
         backoff = Backoff(self._config.initial_backoff, self._config.max_backoff)
         try:
             self._connection = await self._subscribe()
@@ -144,32 +153,43 @@ class StemSignalsReceiver:
         ]
 
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - see Component
-        """Stop listening, then decode what was already heard."""
+        """Stop listening, then decode what was already heard. Before that let other agents take over, if there are."""
+        if self._claimant:
+            await self._claimant.leave(timeout * _LEAVE_SHARE)
         tasks, self._tasks = self._tasks, []
         await cancel(tasks)
         if self._connection:
             self._connection.end(SessionEnd.STOPPED)
             self._connection = None
+        await self._drain_backlog(timeout * _STOP_SHARE)
+        if self._claimant:
+            self._claimant.finish()
+        await self._end_numbering(timeout)
+        if self._canary:
+            await self._canary.close()
+
+    async def _drain_backlog(self, seconds: float) -> None:
+        """Decode what was heard, as much of it as time allows; count the rest."""
         loop = asyncio.get_running_loop()
-        deadline = loop.time() + timeout * _STOP_SHARE
+        deadline = loop.time() + seconds
         while self._backlog and loop.time() < deadline:
             self._process()
             await asyncio.sleep(0)
         while self._backlog:
-            self._hand_on(self._outages())
+            self.hand_on(self._outages())
             for channel, payload in self._backlog.take(CHUNK):
                 self._account(channel, payload, events.SignalUnread(self._id))
         if self._draining:
             self._draining.cancel()
             self._draining = None
+
+    async def _end_numbering(self, seconds: float) -> None:
         if self._keeping is None:
-            self._report(self._sequence.close())
+            self.report(self._sequence.close())
         elif self._keeping.began:
             kept = state.snapshot(self._sequence, self._clock(), self._deaf_since_ns)
-            if not await self._keeping.put(kept, timeout):
-                self._report(self._sequence.close())
-        if self._canary:
-            await self._canary.close()
+            if not await self._keeping.put(kept, seconds):
+                self.report(self._sequence.close())
 
     async def _subscribe(self) -> Connection:
         config = self._config
@@ -189,7 +209,7 @@ class StemSignalsReceiver:
         self._subscription.ok(f"subscribed at {config.url.address}")
         if connection.server_clock:
             server_us, moment = connection.server_clock
-            self._hand_on([ServerClock(config.namespace, server_us * 1000 - self._epoch_ns(moment))])
+            self.hand_on([ServerClock(config.namespace, server_us * 1000 - self._epoch_ns(moment))])
         connection.keep_alive(config.ping_interval)
         self._canary_flies = self._canary is not None and self._canary.channel not in refused
         if self._canary and not self._canary_flies:
@@ -287,13 +307,15 @@ class StemSignalsReceiver:
 
     def _process(self) -> None:
         now_ns = self._clock()
+        if self._claimant and now_ns >= self._claimant.claims.valid_until_ns:
+            self._claimant.lapse(now_ns)
         facts = self._outages()
         facts += [
             fact
             for channel, payload in self._backlog.take(CHUNK)
             if (fact := self._decode(channel, payload, now_ns)) is not None
         ]
-        self._hand_on(facts)
+        self.hand_on(facts)
 
     def _outages(self) -> list[Fact]:
         """Return the outages whose turn it is."""
@@ -303,13 +325,15 @@ class StemSignalsReceiver:
                 self._sequence.listen(outage.to_ns)
         return list(due)
 
-    def _hand_on(self, facts: Sequence[Fact]) -> None:
+    def hand_on(self, facts: Sequence[Fact]) -> None:
+        """Hand facts to the next step."""
         if facts:
             self._consumer.consume_facts(facts, self._zone)
 
     def _decode(self, channel: bytes, payload: bytes, now_ns: int) -> Fact | None:
         emitter = self._emitter(channel)
         if emitter is None:
+            self._heard_others(channel, payload)
             return None
         if len(payload) > self._config.max_payload:
             size, limit = len(payload), self._config.max_payload
@@ -347,14 +371,51 @@ class StemSignalsReceiver:
         return signal
 
     def _emitter(self, channel: bytes) -> str | None:
-        """Return who speaks on a channel; None for another namespace's. Remembered: channels are few."""
+        """Return who speaks on a channel; None for what is not ours to process. Remembered: channels are few."""
         if channel not in self._emitters:
             name = channel.decode("utf-8", "replace")
             if len(self._emitters) >= 100_000:  # noqa: PLR2004 - pods come and go for months
                 self._emitters.clear()
+                self._others.clear()
             is_heartbeat = name == heartbeat_channel(self._config.namespace)
-            self._emitters[channel] = _HEARTBEAT if is_heartbeat else emitter_of(name, self._config.namespace)
+            emitter = _HEARTBEAT if is_heartbeat else emitter_of(name, self._config.namespace)
+            claimed = HEARTBEATS if is_heartbeat else emitter
+            if claimed and self._claimant and not self._claimant.owns(claimed):
+                self._others[channel], emitter = claimed, None
+            self._emitters[channel] = emitter
         return self._emitters[channel]
+
+    # --- among other agents ------------------------------------------------------------------------------------------
+
+    def _heard_others(self, channel: bytes, payload: bytes) -> None:
+        if self._claimant and (emitter := self._others.get(channel)):
+            self._claimant.hear(emitter, channel, payload)
+
+    def replay(self, messages: Sequence[Message]) -> None:
+        """Process messages that were kept until they were ours."""
+        now_ns = self._clock()
+        for start in range(0, len(messages), CHUNK):
+            some = messages[start : start + CHUNK]
+            facts = (self._decode(channel, payload, now_ns) for channel, payload in some)
+            self.hand_on([fact for fact in facts if fact is not None])
+
+    def not_owned(self, emitter: str, payload: bytes) -> None:
+        """Account for a message that may have been ours; whether it was is known later, and its record read then."""
+        self._telemetry.emit(events.SignalNotOwned(self._id))
+        if (stamp := decode_stamp(payload)).boot is not None and stamp.seq is not None:
+            self._sequence.observe(self._config.namespace, emitter, stamp.boot, stamp.seq, self._clock())
+
+    def forget_channels(self, emitters: Iterable[str]) -> None:
+        """Ask anew about the channels of these emitters."""
+        namespace = self._config.namespace
+        for emitter in emitters:
+            name = heartbeat_channel(namespace) if emitter == HEARTBEATS else signal_channel(namespace, emitter)
+            self._emitters.pop(name.encode(), None)
+            self._others.pop(name.encode(), None)
+
+    def position(self) -> tuple[int, int]:
+        """Return how many messages were received and how many processed, ever."""
+        return self._backlog.pushed, self._backlog.taken
 
     def _shed(self, channel: bytes, payload: bytes) -> None:
         self._sheds = True
@@ -362,13 +423,11 @@ class StemSignalsReceiver:
 
     def _account(self, channel: bytes, payload: bytes, loss: Event) -> None:
         emitter = self._emitter(channel)
-        if emitter is None:
-            return  # another namespace's: not ours to lose
-        self._telemetry.emit(loss)
-        try:
-            stamp = _stamp.decode(payload)
-        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if emitter is None:  # another namespace's, or another agent's: not ours to lose
+            self._heard_others(channel, payload)
             return
+        self._telemetry.emit(loss)
+        stamp = decode_stamp(payload)
         if stamp.boot is not None and stamp.seq is not None:
             # Lost, and counted so already: its number must not be counted again as a gap.
             self._sequence.observe(self._config.namespace, emitter, stamp.boot, stamp.seq, self._clock())
@@ -377,10 +436,12 @@ class StemSignalsReceiver:
     async def _tick(self) -> None:
         while True:
             await asyncio.sleep(TICK_SECONDS)
-            self._report(self._sequence.tick(self._clock()))
+            self.report(self._sequence.tick(self._clock()))
             self._judge_backlog()
+            if self._claimant:
+                self._claimant.tick()
             shed, self._shed_by = self._shed_by, set()
-            self._hand_on([Shed(self._config.namespace, emitter, boot) for emitter, boot in shed])
+            self.hand_on([Shed(self._config.namespace, emitter, boot) for emitter, boot in shed])
 
     def _judge_backlog(self) -> None:
         if self._sheds:
@@ -391,9 +452,10 @@ class StemSignalsReceiver:
             self._backlog_status.ok()
         self._sheds = False
 
-    def _report(self, gaps: Iterable[Gap]) -> None:
+    def report(self, gaps: Iterable[Gap]) -> None:
+        """Count gaps, and hand them on."""
         missing = list(gaps)
         for gap in missing:
             self._telemetry.count("stem_agent.signals.gaps", receiver=self._id)
             self._telemetry.emit(events.SignalsMissing(self._id, gap.emitter, gap.boot, gap.first, gap.last))
-        self._hand_on(missing)
+        self.hand_on(missing)

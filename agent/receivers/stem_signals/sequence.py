@@ -4,7 +4,7 @@ Every emitter process (`boot`) numbers its signals 1, 2, 3 ... before anything c
 skipped is a signal on its way or lost; one seen before is a duplicate.
 """
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 
 from msgspec import Struct
 
@@ -58,6 +58,7 @@ class SequenceTracker:
         self._with_holes: set[tuple[str, str, str]] = set()
         self._next_sweep_ns = 0
         self._listening_ns: int | None = None
+        self._followed: dict[tuple[str, str], int] = {}
 
     def listen(self, since_ns: int | None) -> None:
         """Note since when everything that is published is heard; None: it is not."""
@@ -97,6 +98,8 @@ class SequenceTracker:
             since_ns = self._listening_ns
             waited = since_ns is not None and now_ns - since_ns > QUIET_SECONDS * NANOSECONDS
             numbering.began_late = waited and seq <= MAX_HEAD
+            if now_ns < self._followed.get(key[:2], 0):
+                self._promise(key, numbering)
         return numbering
 
     def _promise(self, key: tuple[str, str, str], numbering: Numbering) -> None:
@@ -106,6 +109,37 @@ class SequenceTracker:
             numbering.holes |= numbering.before
             numbering.before = {}
             self._with_holes.add(key)
+
+    # --- from one agent to another -----------------------------------------------------------------------------------
+
+    def follow(self, namespace: str, emitter: str, seen: Mapping[str, int], now_ns: int) -> None:
+        """Go on where another agent stopped: `seen` are the last numbers that it processed, by boot.
+
+        Whatever lies between them and the next ones is a gap, and so is the head of a boot that it did not know.
+        """
+        self._followed[namespace, emitter] = now_ns + QUIET_SECONDS * NANOSECONDS
+        for boot, highest in seen.items():
+            known = self._boots.setdefault((namespace, emitter, boot), Numbering(namespace, emitter, boot, 0, now_ns))
+            known.highest = max(known.highest, highest)
+
+    def part(self, namespace: str, emitters: Collection[str]) -> list[Gap]:
+        """Forget emitters that another agent goes on with; return the holes that are left of them."""
+        gaps = []
+        for key in [key for key in self._boots if key[0] == namespace and key[1] in emitters]:
+            holes = self._boots[key].holes
+            gaps += [Gap(*key, first, last, noticed_ns) for first, (last, noticed_ns) in sorted(holes.items())]
+            self._forget(key)
+        for emitter in emitters:
+            self._followed.pop((namespace, emitter), None)
+        return gaps
+
+    def processed(self, namespace: str) -> dict[str, dict[str, int]]:
+        """Return the highest number heard of each boot, by emitter."""
+        found: dict[str, dict[str, int]] = {}
+        for (its, emitter, boot), numbering in self._boots.items():
+            if its == namespace:
+                found.setdefault(emitter, {})[boot] = numbering.highest
+        return found
 
     def tick(self, now_ns: int) -> Iterator[Gap]:
         """Yield the holes whose grace is over; forget boots that fell silent long ago."""
