@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from agent.core.claims import Party
 
-STATE = "stem_state"
-"""The duty of a leader that polls the state of the fleet and tells `stem.worker.*` for all."""
+WORKERS, SCHEDULES = "workers", "schedules"
+"""Duties of a leader: it tells `stem.worker.*`, or `stem.scheduler.*`, for the whole fleet."""
 _MARGIN_PARTS = 10
 """The last tenth of a lease is not used: two clocks that run apart by less than that never overlap."""
 _TOLD_LEASES = 2
@@ -66,12 +66,12 @@ class Ownership:
         self.duties: set[str] = set()
         self.wake: Callable[[], None] = _nobody
         self._listeners: list[Callable[[], None]] = []
-        self._told_until_ns = 0
+        self._told_until_ns: dict[str, int] = {}
 
     # --- for components ----------------------------------------------------------------------------------------------
 
     def stand(self, duty: str) -> None:
-        """Stand for leader, for the sake of a duty such as `STATE`; who has none never leads. Call it when built."""
+        """Stand for leader, for the sake of a duty such as `WORKERS`; who has none never leads. Call it when built."""
         self.duties.add(duty)
 
     def withdraw(self, duty: str) -> None:
@@ -83,11 +83,11 @@ class Ownership:
         """Whether this agent is the leader, surely and for a while. Ask before each poll and each telling of it."""
         return bool(self.duties) and (not self.configured or self.lease.holds(now_ns))
 
-    def fleet_is_told(self, now_ns: int) -> bool:
-        """Whether a leader polls the state of the fleet, this agent or another, or is about to be followed by one."""
+    def fleet_is_told(self, duty: str, now_ns: int) -> bool:
+        """Whether a leader tells this of the fleet, this agent or another, or is about to be followed by one."""
         if not self.configured:
-            return STATE in self.duties
-        return now_ns < self._told_until_ns
+            return duty in self.duties
+        return now_ns < self._told_until_ns.get(duty, 0)
 
     def join(self, party: "Party") -> None:
         """Have a receiver's claims kept. Call it when built."""
@@ -101,8 +101,8 @@ class Ownership:
 
     def seen(self, duties: set[str], now_ns: int) -> None:
         """Note that there is a leader with these duties."""
-        if STATE in duties:
-            self._told_until_ns = now_ns + _TOLD_LEASES * self.lease.length_ns
+        until_ns = now_ns + _TOLD_LEASES * self.lease.length_ns
+        self._told_until_ns |= dict.fromkeys(duties, until_ns)
 
     def changed(self) -> None:
         """Tell the listeners."""

@@ -11,7 +11,7 @@ from typing import ClassVar
 from agent.core.backoff import Backoff
 from agent.core.clock import NANOSECONDS, Clock
 from agent.core.errors import fault
-from agent.core.ownership import Ownership
+from agent.core.ownership import SCHEDULES, WORKERS, Ownership
 from agent.core.pressure import Priority
 from agent.core.states import StateStore
 from agent.core.status import Reporter, Reports
@@ -19,7 +19,7 @@ from agent.core.tasks import cancel
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.correlator import Correlator
 from agent.correlate.counters import CLOCK_ADJUSTED, EVICTED, HANDED_OVER, LATE, REPAIRS, UNATTRIBUTED
-from agent.correlate.metrics import OTHERS
+from agent.correlate.metrics import OF_SCHEDULES, OF_WORKERS
 from agent.correlate.results import ResultReader
 from agent.otlp.batch import Batch, Consumer, Kind
 from agent.otlp.resource import Resource
@@ -36,6 +36,7 @@ _MAX_AGE_NS = 86_400 * NANOSECONDS
 """A signal older than a day when it is heard tells of a clock that is wrong, not of a slow pipeline."""
 _MAX_REPAIR_BACKOFF_SECONDS = 5.0
 _REPAIR_SHARE = 0.2  # of the deadline of a stop: delivering the rest needs more
+_DUTIES = {WORKERS: OF_WORKERS, SCHEDULES: OF_SCHEDULES}
 _LABELS = {LATE: "event", UNATTRIBUTED: "event", EVICTED: "reason", REPAIRS: "result"}
 
 
@@ -311,7 +312,12 @@ class CorrelateConnector:
     def _hand_on_metrics(self) -> None:
         now_ns = self._clock()
         self._correlator.collect(now_ns)
-        told = OTHERS if self._ownership.fleet_is_told(now_ns) else ()
+        told = [
+            instrument
+            for duty, instruments in _DUTIES.items()
+            if self._ownership.fleet_is_told(duty, now_ns)
+            for instrument in instruments
+        ]
         metrics, points = self._correlator.recorder.metrics.collect(now_ns, without=told)
         if points:
             self._send(Kind.METRICS, metrics, sum(points), priority=Priority.METRICS, counts=points)

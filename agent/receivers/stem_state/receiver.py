@@ -11,7 +11,7 @@ from asyncio_throttle.throttler import Throttler
 
 from agent.core.clock import Clock
 from agent.core.errors import StartupError, fault
-from agent.core.ownership import STATE, Ownership
+from agent.core.ownership import SCHEDULES, WORKERS, Ownership
 from agent.core.pressure import Priority
 from agent.core.status import Reporter, Reports
 from agent.core.tasks import cancel
@@ -129,7 +129,9 @@ class StemStateReceiver:
         self._search: Search
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
-        ownership.stand(STATE)
+        self._duties = [WORKERS, *([SCHEDULES] if config.schedules.url else [])]
+        for duty in self._duties:
+            ownership.stand(duty)
         ownership.on_change(self._changed.set)
 
     async def start(self) -> None:
@@ -155,7 +157,8 @@ class StemStateReceiver:
                     for store in self._stores:
                         store.reader.throttle = None
                     await self._turn()
-        self._ownership.withdraw(STATE)
+        for duty in self._duties:
+            self._ownership.withdraw(duty)
         for store in self._stores:
             await store.reader.close()
 
