@@ -94,14 +94,15 @@ def _mark(what: str) -> tuple[str, str]:
 def _indicators(snapshot: Snapshot) -> Table:
     ends = snapshot.ends
     share = "-" if snapshot.retry_share is None else f"{snapshot.retry_share:.1%}"
+    depth, dead = ("-" if level is None else f"{level:,}" for level in (snapshot.depth, snapshot.dead_letters))
     grid = _pairs(
         ("throughput", f"{snapshot.attempts_per_s:.0f} attempts/s"),
         ("queue latency", f"p50 {seconds(snapshot.wait_p50_s)}  p95 {seconds(snapshot.wait_p95_s)}"),
-        ("retry rate", share),
-        ("succeeded", f"{ends['succeeded']:,}"),
+        ("queue depth", f"{depth}   dead letters {dead}"),
+        ("retry rate", f"{share}   revoked {ends['revoked']}"),
     )
-    failed, revoked = ends["failed"], ends["revoked"]
-    grid.add_row("failed", Text.assemble((f"{failed}", "red" if failed else ""), f"   revoked {revoked}"))
+    failed = ends["failed"]
+    grid.add_row("succeeded", Text.assemble(f"{ends['succeeded']:,}   failed ", (f"{failed}", "red" if failed else "")))
     return grid
 
 

@@ -31,6 +31,7 @@ AGENT_YAML = """\
 # What the demo's agent runs with: the README's file, with short intervals so that you see something.
 receivers:
   stem_signals: {{url: "{redis}"{storage}}}
+  stem_state: {{url: "{redis}", interval: 1s, results: {{url: "{redis}"}}, schedules: {{url: "{redis}"}}}}
 connectors:
   correlate: {{metrics_interval: 1s, heartbeat_timeout: 6s, results: {{url: "{redis}"}}{storage}}}
 exporters:
@@ -40,9 +41,9 @@ exporters:
 {backend}{extensions}service:
   telemetry: {{metrics: {{exporter: otlp_http, interval: 1s}}}}
   pipelines:
-    signals: {{receivers: [stem_signals], exporters: [correlate]}}
+    signals: {{receivers: [stem_signals, stem_state], exporters: [correlate]}}
     traces: {{receivers: [correlate], exporters: [{exporters}]}}
-    metrics: {{receivers: [correlate], exporters: [{exporters}]}}
+    metrics: {{receivers: [correlate, stem_state], exporters: [{exporters}]}}
     logs: {{receivers: [correlate], exporters: [{exporters}]}}
 """
 STORAGE = ", storage: file_storage"

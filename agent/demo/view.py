@@ -115,6 +115,8 @@ class Snapshot:
     wait_p50_s: float | None
     wait_p95_s: float | None
     retry_share: float | None
+    depth: int | None
+    dead_letters: int | None
     ends: Counter[str]
     workers: list[WorkerLine]
     signals_lost: int
@@ -185,6 +187,8 @@ class View:
             wait_p50_s=quantile(0.5, bounds, recent),
             wait_p95_s=quantile(0.95, bounds, recent),
             retry_share=(sample.retried - first.retried) / started if started else None,
+            depth=_level(sink, "stem.queue.depth"),
+            dead_letters=_level(sink, "stem.dlq.depth"),
             ends=_ends(sink),
             workers=self._look_at_workers(over=over),
             signals_lost=sink.own("stem_agent.signals.lost").total(),
@@ -262,6 +266,11 @@ def _buckets(metric: Any) -> tuple[tuple[float, ...], tuple[int, ...]]:
     return tuple(series[0].explicit_bounds), tuple(
         map(sum, zip(*(point.bucket_counts for point in series), strict=True))
     )
+
+
+def _level(sink: Sink, name: str) -> int | None:
+    """Return a gauge's sum over all series; None while it was not told."""
+    return sink.sums(name).total() if name in sink.metrics else None
 
 
 def _ends(sink: Sink) -> Counter[str]:

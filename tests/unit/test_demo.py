@@ -595,7 +595,10 @@ def snapshot(**changes: Any) -> Snapshot:
     segments.append(Segment("succeeded", start + 80, start + 100))
     lines = {"t": TaskLine("email.send", "worker-1", segments)}
     known = Snapshot(
-        *(12.0, 100, 300, 200, 25.0, 100.0, 0.003, 1.25, 0.05, Counter(succeeded=95, failed=5)),
+        *(12.0, 100, 300, 200, 25.0, 100.0, 0.003, 1.25, 0.05),
+        depth=17,
+        dead_letters=3,
+        ends=Counter(succeeded=95, failed=5),
         workers=[WorkerLine("worker-1", up=True, heartbeat_age_s=1.0, inflight=3), WorkerLine("worker-2", up=False)],
         signals_lost=7,
         repaired=4,
@@ -619,6 +622,7 @@ def test_the_screen_shows_what_is_known_and_a_dash_for_what_is_not() -> None:
     parts = (
         "p50 3 ms  p95 1.2 s",
         "5.0%",
+        "17   dead letters 3",
         "worker-2",
         "lost",
         "7 signals",
@@ -629,7 +633,8 @@ def test_the_screen_shows_what_is_known_and_a_dash_for_what_is_not() -> None:
     for part in parts:
         assert part in text, text
     assert "·" in next(each for each in text.splitlines() if "abababab" in each), "the back-off"
-    unknown = drawn(snapshot(wait_p50_s=None, wait_p95_s=None, retry_share=None, workers=[], traces=[]))
+    unknown = drawn(snapshot(wait_p50_s=None, wait_p95_s=None, retry_share=None, depth=None, workers=[], traces=[]))
+    assert "-   dead letters 3" in unknown
     assert "p50 -  p95 -" in unknown
     assert "no heartbeat yet" in unknown
 
@@ -645,7 +650,9 @@ def test_the_screen_fits_whatever_there_is_to_see(width: int, height: int, over:
         over=over,
         traces=[Trace("ab" * 16, 0.0, lines)] * 40,  # type: ignore[arg-type]
         **dict.fromkeys(("attempts_per_s", "signals_per_s", "wait_p50_s", "wait_p95_s", "rss_mib"), 1e9),
-        **dict.fromkeys(("spans", "log_records", "signals_lost", "duplicates", "items_dropped"), 10**12),
+        **dict.fromkeys(
+            ("depth", "dead_letters", "spans", "log_records", "signals_lost", "duplicates", "items_dropped"), 10**12
+        ),
         ends=Counter(succeeded=10**12, failed=10**12, revoked=10**12),
     )
     text = drawn(big, width, height, headline="a headline that goes on " * 20).splitlines()

@@ -35,6 +35,8 @@ def compare_metrics(truth: Truth, sink: Sink, matched: Matched) -> tuple[list[Ro
     repaired = any(each.seen and each.seen.tolerance_us > TOLERANCE_US for each in told)
     tolerance = REPAIR_TOLERANCE_SECONDS if repaired else SUM_TOLERANCE_SECONDS
     rows += [_histogram(name, keys, values, sink, tolerance) for name, keys, values in _values(truth, matched)]
+    dead = Counter((task.name, task.queue) for task in map(truth.tasks.__getitem__, truth.dead_letters))
+    rows.append(_counter("stem.tasks.dead_lettered", TASK, dead, sink))
     drifts: Values = {}
     for each in truth.dispatches:
         if each.task_id:
