@@ -232,7 +232,8 @@ class Workers:
         worker = self._workers.get(key)
         if worker and worker.signals.current == process.boot:
             worker.up = False
-        self._write(LOST, key, now_ns, now_ns, f"worker {{}} vanished ({process.place}): {why}")
+        sentence = f"worker {{}} vanished ({process.place}): {why}"
+        self._write(LOST, key, now_ns, now_ns, sentence, boot=process.boot)  # several may be missed at once
 
     def part(self, key: WorkerKey) -> None:
         """Forget a worker that another agent watches from now on, unless its heartbeats are heard here."""
@@ -305,13 +306,21 @@ class Workers:
             self._metrics.remove(instrument, key)
 
     def _write(
-        self, log_event: LogEvent, key: WorkerKey, time_ns: int, now_ns: int, sentence: str, extra: bytes = b""
+        self,
+        log_event: LogEvent,
+        key: WorkerKey,
+        time_ns: int,
+        now_ns: int,
+        sentence: str,
+        extra: bytes = b"",
+        *,
+        boot: str = "",
     ) -> None:
         if self._log.wants(log_event):
             worker, namespace = key
             self._log.write(
                 log_event,
-                subject=key,
+                subject=(*key, boot) if boot else key,
                 time_ns=time_ns,
                 now_ns=now_ns,
                 body=sentence.replace("{}", worker),

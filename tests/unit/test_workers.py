@@ -123,6 +123,19 @@ def test_an_end_that_comes_after_all_is_late_and_then_no_second_start() -> None:
     assert len([name for name in names(heard) if name == "stem.task.started"]) == 1
 
 
+def test_two_processes_that_were_replaced_while_nobody_listened_are_two_losses() -> None:
+    heard = Heard()
+    for _ in range(3):
+        story = Story()
+        beat(story, heard)
+        heard.pass_time(1)
+    heard.restart(5)
+    beat(story, heard)
+    heard.pass_time(TIMEOUT / 2)
+    lost = [found(record)["log.record.uid"] for record in heard.logs if record.event_name == "stem.worker.lost"]
+    assert len(set(lost)) == len(lost) == 2
+
+
 def test_a_new_process_under_the_same_emitter_ends_what_the_old_one_held() -> None:
     old, new = Story(), Story()
     old.recorded.heartbeat()
