@@ -31,7 +31,10 @@ Queues = Annotated[
 
 @dataclass(frozen=True, slots=True)
 class Shown:
-    """An answer as it is shown: `values` as JSON, or what `draw` returns for rich; `notes` and verdict beside it."""
+    """An answer as it is shown: `values` as JSON, or what `draw` returns for rich; `notes` and verdict beside it.
+
+    Where there is no answer, `values` is None, and the verdict says why.
+    """
 
     values: Any
     draw: Callable[[], Sequence[Any]]
@@ -65,9 +68,7 @@ def probe(
 async def _once(stores: Stores, answered: "Callable[[StemClient], Awaitable[Shown]]") -> int:
     async with stores.client() as client:
         shown = await answered(client)
-    typer.echo(_text(stores, shown))
-    for line in shown.lines:
-        tell(line)
+    _print(stores, shown)
     return shown.verdict.exit_code
 
 
@@ -80,7 +81,7 @@ async def _again(stores: Stores, answered: "Callable[[StemClient], Awaitable[Sho
                 try:
                     shown = await answered(client)
                 except StemError as error:
-                    shown = Shown([], list, Verdict(unknowns=[str(error)]))
+                    shown = Shown(None, list, Verdict(unknowns=[str(error)]))
                 code = shown.verdict.exit_code
                 _show(stores, shown, redraw)
         finally:
@@ -115,10 +116,7 @@ def _redrawn() -> Iterator[Callable[[Any], None] | None]:
 
 def _show(stores: Stores, shown: Shown, redraw: Callable[[Any], None] | None) -> None:
     if redraw is None or stores.as_json:
-        if shown.values or not shown.lines:
-            typer.echo(_text(stores, shown))
-        for line in shown.lines:
-            tell(line)
+        _print(stores, shown)
         return
     from rich.console import Group  # noqa: PLC0415 - see above
     from rich.text import Text  # noqa: PLC0415
@@ -126,9 +124,18 @@ def _show(stores: Stores, shown: Shown, redraw: Callable[[Any], None] | None) ->
     redraw(Group(*shown.draw(), *map(Text, shown.lines)))
 
 
+def _print(stores: Stores, shown: Shown) -> None:
+    if text := _text(stores, shown):
+        typer.echo(text)
+    for line in shown.lines:
+        tell(line)
+
+
 def _text(stores: Stores, shown: Shown) -> str:
     """Return an answer as text, without a line's end; in colour, and as wide as the terminal, where there is one."""
     if stores.as_json:
+        if shown.values is None:
+            return ""
         return msgspec.json.encode(shown.values).decode()
     drawn = console()
     with drawn.capture() as capture:

@@ -27,7 +27,7 @@ def task(
     task_id: Annotated[str, typer.Argument(metavar="TASK_ID", help="The task's id.")],
     budget: Annotated[
         int, typer.Option(help="Entries to look at of each stream and list, newest first.", min=1)
-    ] = 20_000,
+    ] = 10_000,
     watch: Watch = None,
 ) -> None:
     """Show everything that Redis knows of one task: its record, where it is, its attempts, its trace id.

@@ -150,10 +150,12 @@ class StemClient:
     async def queue_names(self) -> QueueNames:
         """Return the queues that have keys, and those that workers read or hold tasks of; by name.
 
-        Looks at `scan_budget` keys; where there are more, the next call goes on from there.
+        Looks at `scan_budget` keys, and goes on from there with the next call, until all were looked at once; then at
+        few with each call.
         """
         rounds, looked_at = self._walk.rounds, 0
-        while self._walk.rounds == rounds and looked_at < self._budget:
+        budget = _SCAN_STEP if self.complete else self._budget
+        while self._walk.rounds == rounds and looked_at < budget:
             self._walked |= await self.broker.answer(self._walk.read(_SCAN_STEP))
             looked_at += _SCAN_STEP
         names = self._walked | reports.queues_of(await self.workers())
@@ -183,10 +185,13 @@ class StemClient:
         """Return the states of those queues that exist, and when their delayed tasks are due."""
         names = sorted(queues)
         watches = [self._watches.setdefault(queue, QueueWatch(self.keys, queue)) for queue in names]
-        answers = await self.broker.ask(
+        answers = await self.broker.attempt(
             *(watch.read(now_ms, self.zone) for watch in watches),
             *(read_next_due(self.keys, queue) for queue in names),
         )
+        for queue, answer in zip(names * 2, answers, strict=True):
+            if isinstance(answer, RefusedError):
+                raise RefusedError(answer.store, answer.server, f"queue {queue}: {answer.reason}", answer.missing)
         states = {w.queue: state for w, state in zip(watches, answers[: len(names)], strict=True) if w.exists}
         return states, dict(zip(names, answers[len(names) :], strict=True))
 
@@ -249,11 +254,11 @@ class StemClient:
         ]
         return sorted(tasks, key=lambda task: -max(task.running_ms or 0, task.held_ms or 0))[:most]
 
-    async def task(self, task_id: str, budget: int = 20_000) -> TaskReport:
+    async def task(self, task_id: str, budget: int = 10_000) -> TaskReport:
         """Return what is known of one task: its record, and what the queues have of it.
 
         Without a record that names its queue, all queues are looked through: at most `budget` entries of each stream
-        and list, and where an id is a UUID of version 7 also those around its time.
+        and list, newest first; of an id that is a UUID of version 7 half of them those that followed its time.
         """
         record = (await self._records([task_id])).get(task_id)
         queue = record.queue if isinstance(record, TaskStatus) else None

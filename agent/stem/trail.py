@@ -1,7 +1,7 @@
 """Where one task has left traces: on the streams, among the delayed ones, among the dead letters. Pure.
 
-Streams and lists know no search, so each question looks at a budget of entries: a stream's newest first, and those
-around the time that a UUID of version 7 tells; the dead letters newest first. `complete` says whether all was seen
+Streams and lists know no search, so each question looks at a budget of entries: a stream's newest first, and those that
+followed the time that a UUID of version 7 tells; the dead letters newest first. `complete` says whether all was seen
 that could have been of the task.
 """
 
@@ -24,8 +24,8 @@ PAGE = 200
 """Entries in one reply: one has about 1 kB, and its arguments."""
 SKEW_MS = 600_000
 """By how much a producer's clock may be ahead of Redis'; how far back the newest entries are looked at."""
-BEFORE_MS, AFTER_MS = 5_000, 60_000
-"""Around the time of an id: what is looked at where the newest entries are too many."""
+BEFORE_MS = 5_000
+"""How long before an id's time is looked, where the newest entries are too many to look at all."""
 _GLOB = str.maketrans({char: f"\\{char}" for char in "\\*?[]"})
 _VERSION_7 = 7
 _ENTRY = re.compile(r"(\d+)-(\d+)")
@@ -46,13 +46,12 @@ class Delivery(Struct, frozen=True):
 
 
 class Found(Struct, frozen=True):
-    """What was found of a task in one queue, and how many entries were looked at."""
+    """What was found of a task in one queue."""
 
     queue: str
     deliveries: list[Delivery]
     delayed: list[Delayed]
     dead: list[DeadLetter]
-    looked_at: int
     complete: bool
 
 
@@ -71,44 +70,42 @@ def find_task(keys: Keys, queue: str, task_id: str, budget: int) -> Query[Found]
     Raises `QueryRefusedError` if the server refuses.
     """
     deliveries: list[Delivery] = []
-    looked_at, complete = 0, True
+    complete = True
     for stream in keys.streams(queue):
-        found, seen, whole = yield from _on_stream(keys, queue, stream, task_id, budget)
+        found, whole = yield from _on_stream(keys, queue, stream, task_id, budget)
         deliveries += found
-        looked_at, complete = looked_at + seen, complete and whole
-    delayed, seen, whole = yield from _delayed(keys, queue, task_id, budget)
-    looked_at, complete = looked_at + seen, complete and whole
-    dead, seen, whole = yield from _dead(keys, queue, task_id, budget)
-    return Found(queue, deliveries, delayed, dead, looked_at + seen, complete and whole)
+        complete = complete and whole
+    delayed, all_delayed = yield from _delayed(keys, queue, task_id, budget)
+    dead, all_dead = yield from _dead(keys, queue, task_id, budget)
+    return Found(queue, deliveries, delayed, dead, complete and all_delayed and all_dead)
 
 
 # --- streams ---------------------------------------------------------------------------------------------------------
 
-_Seen = tuple[list[Sequence[Reply]], int, bool]
+_Entries = list[Sequence[Reply]]
 
 
-def _on_stream(
-    keys: Keys, queue: str, stream: str, task_id: str, budget: int
-) -> Query[tuple[list[Delivery], int, bool]]:
+def _on_stream(keys: Keys, queue: str, stream: str, task_id: str, budget: int) -> Query[tuple[list[Delivery], bool]]:
     (reply,) = yield [("XINFO", "GROUPS", stream)]
     groups = read_groups(reply)
     group = next((group for group in groups or () if group.name == keys.group(queue)), None)
     if groups is None or (groups and group is None):
-        return [], 0, True  # there is none, or it is another queue's
+        return [], True  # there is none, or it is another queue's
     born = born_ms(task_id)
     since = "-" if born is None else str(max(0, born - SKEW_MS))
-    entries, seen, complete = yield from _newest(stream, since, task_id, budget)
+    half = 0 if born is None else budget // 2
+    entries, complete = yield from _newest(stream, since, task_id, budget - half)
     if not complete and born is not None:
-        more, looked, _ = yield from _around(stream, born, task_id, budget)
-        entries, seen = entries + [entry for entry in more if entry not in entries], seen + looked
+        more = yield from _following(stream, born, task_id, half)
+        entries += [entry for entry in more if entry not in entries]
     replies = yield [("XPENDING", stream, keys.group(queue), entry[0], entry[0], 1) for entry in entries]
     found = [_delivery(queue, stream, entry, group, reply) for entry, reply in zip(entries, replies, strict=True)]
-    return found, seen, complete
+    return found, complete
 
 
-def _newest(stream: str, since: str, task_id: str, budget: int) -> Query[_Seen]:
+def _newest(stream: str, since: str, task_id: str, budget: int) -> Query[tuple[_Entries, bool]]:
     """Look at the newest entries, page by page back to `since`."""
-    found: list[Sequence[Reply]] = []
+    found: _Entries = []
     looked_at, end = 0, "+"
     while looked_at < budget:
         count = min(PAGE, budget - looked_at)
@@ -117,24 +114,25 @@ def _newest(stream: str, since: str, task_id: str, budget: int) -> Query[_Seen]:
         looked_at += len(entries)
         found += [entry for entry in entries if _is_of(entry, task_id)]
         if len(entries) < count:
-            return found, looked_at, True
+            return found, True
         end = f"({text(entries[-1][0])}"
-    return found, looked_at, False
+    return found, False
 
 
-def _around(stream: str, born: int, task_id: str, budget: int) -> Query[_Seen]:
-    """Look at the entries that became ready soon after the task was made, and shortly before."""
-    found: list[Sequence[Reply]] = []
+def _following(stream: str, born: int, task_id: str, budget: int) -> Query[_Entries]:
+    """Look at the entries that became ready when the task was made, and soon after: its retries are among them."""
+    found: _Entries = []
     looked_at, start = 0, str(max(0, born - BEFORE_MS))
-    while looked_at < budget and not found:
-        (reply,) = yield [("XRANGE", stream, start, str(born + AFTER_MS), "COUNT", min(PAGE, budget - looked_at))]
+    while looked_at < budget:
+        count = min(PAGE, budget - looked_at)
+        (reply,) = yield [("XRANGE", stream, start, "+", "COUNT", count)]
         entries = needed(reply)
         looked_at += len(entries)
         found += [entry for entry in entries if _is_of(entry, task_id)]
-        if len(entries) < PAGE:
+        if len(entries) < count:
             break
         start = f"({text(entries[-1][0])}"
-    return found, looked_at, False
+    return found
 
 
 def _is_of(entry: Sequence[Reply], task_id: str) -> bool:
@@ -157,7 +155,7 @@ def _order(entry: str) -> tuple[int, int]:
 # --- delayed and dead ------------------------------------------------------------------------------------------------
 
 
-def _delayed(keys: Keys, queue: str, task_id: str, budget: int) -> Query[tuple[list[Delayed], int, bool]]:
+def _delayed(keys: Keys, queue: str, task_id: str, budget: int) -> Query[tuple[list[Delayed], bool]]:
     """Let the server look through the delayed set for members that have the id in them."""
     pattern = f"*{_in_json(task_id).decode().translate(_GLOB)}*"
     found: list[Delayed] = []
@@ -168,11 +166,11 @@ def _delayed(keys: Keys, queue: str, task_id: str, budget: int) -> Query[tuple[l
         found += [delayed for delayed in delayed_of(members) if delayed.envelope.id == task_id]
         cursor, looked_at = text(position), looked_at + PAGE
         if cursor == "0":
-            return found, looked_at, True
-    return found, looked_at, False
+            return found, True
+    return found, False
 
 
-def _dead(keys: Keys, queue: str, task_id: str, budget: int) -> Query[tuple[list[DeadLetter], int, bool]]:
+def _dead(keys: Keys, queue: str, task_id: str, budget: int) -> Query[tuple[list[DeadLetter], bool]]:
     """Look at the newest dead letters; what lacks the id's bytes is not decoded."""
     found: list[DeadLetter] = []
     looked_at = 0
@@ -182,8 +180,8 @@ def _dead(keys: Keys, queue: str, task_id: str, budget: int) -> Query[tuple[list
         looked_at += len(letters)
         found += [letter for payload in letters if (letter := _letter_of(payload, task_id))]
         if len(letters) < PAGE:
-            return found, looked_at, True
-    return found, looked_at, False
+            return found, True
+    return found, False
 
 
 def _in_json(task_id: str) -> bytes:

@@ -1,11 +1,13 @@
 """`stem-agent observe` and `task`: a fleet whose truth is known is told exactly, and nothing in Redis changes."""
 
+import asyncio
 import json
 import os
 import shutil
 import signal
 import subprocess
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
@@ -18,6 +20,7 @@ from agent.demo.fleet.beat import Beat
 from agent.demo.fleet.envelopes import new_envelope, to_json
 from agent.demo.fleet.fleet import Fleet
 from agent.demo.fleet.kinds import Schedule
+from agent.demo.truth import Truth
 from agent.demo.valkey import free_port
 from agent.emit import iso, utc_now
 from agent.stem.catalogue import TaskState
@@ -538,7 +541,7 @@ README = Path(__file__).parents[2] / "README.md"
 def rights() -> str:
     """The line of the README about what a probe's user needs."""
     (line,) = [
-        line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("ACL SETUSER stem-probe")
+        line for line in README.read_text(encoding="utf-8").splitlines() if line.startswith("ACL SETUSER stem-observer")
     ]
     return line
 
@@ -549,8 +552,8 @@ def granted(both: Scene) -> Iterator[Scene]:
     words = rights().replace("stem:*", f"{both.namespace}:*").split()
     with redis.Redis.from_url(both.url) as client:
         client.execute_command(*words)
-        yield Scene(both.url.replace("redis://", "redis://stem-probe:secret@"), both.namespace)
-        client.execute_command("ACL", "DELUSER", "stem-probe")
+        yield Scene(both.url.replace("redis://", "redis://stem-observer:secret@"), both.namespace)
+        client.execute_command("ACL", "DELUSER", "stem-observer")
 
 
 def test_the_rights_that_the_readme_lists_are_enough_for_every_probe(both: Scene, granted: Scene) -> None:
@@ -576,7 +579,7 @@ def test_the_rights_that_the_readme_lists_are_enough_for_every_probe(both: Scene
 def test_a_right_that_is_missing_is_named(both: Scene, granted: Scene, words: tuple[str, ...], lacking: str) -> None:
     both.arrange(everything)
     with redis.Redis.from_url(both.url) as client:
-        client.execute_command("ACL", "SETUSER", "stem-probe", f"-{lacking[1:]}")
+        client.execute_command("ACL", "SETUSER", "stem-observer", f"-{lacking[1:]}")
     result = granted.probe(*words, STEM_SCHEDULE_STORE_URL=granted.url)
     assert result.exit_code == 3
     assert f"; its user lacks {lacking}" in result.stderr
@@ -594,6 +597,48 @@ def test_a_wrong_password_is_refused(scene: Scene) -> None:
     assert result.exit_code == 3
     assert "refused: invalid username-password pair" in result.stderr
     assert "hunter2" not in result.output
+
+
+def test_a_key_of_another_type_is_named_with_its_queue(scene: Scene) -> None:
+    async def work(writers: Writers) -> None:
+        await writers.publish("default")
+        await writers.client.set(scene.keys.dead("odd"), "no list")
+
+    scene.arrange(work)
+    result = scene.probe("observe", "queues")
+    assert result.exit_code == 3
+    assert "refused: queue odd: WRONGTYPE" in result.stderr
+    assert [queue["depth"] for queue in scene.told("observe", "queues", "--queue", "default")] == [1]
+
+
+# --- a whole fleet ---------------------------------------------------------------------------------------------------
+
+
+def test_the_books_of_a_fleet_that_has_ended_are_told_exactly(redis_server: str) -> None:
+    """The demo's fleet writes under `stem`: it has a database of its own."""
+    scene = Scene(f"{redis_server.rpartition('/')[0]}/3", "stem")
+
+    async def live() -> Truth:
+        fleet = Fleet(scene.url, namespace="stem", rate=150, workers=2, seed=3)
+        asyncio.get_running_loop().call_later(2.0, fleet.stop.set)
+        return await fleet.run()
+
+    truth = asyncio.run(live())
+    dead = Counter(truth.tasks[task_id].queue for task_id in truth.dead_letters)
+    queues = {queue["queue"]: queue for queue in scene.told("observe", "queues")}
+    assert {name: queue["dead"] for name, queue in queues.items() if queue["dead"]} == dead
+    assert {(queue["depth"], queue["inflight"], queue["paused"]) for queue in queues.values()} == {(0, 0, False)}
+    assert set(queues) >= {task.queue for task in truth.tasks.values()}
+    letters = scene.told("observe", "dlq", "--limit", "100000")
+    assert Counter(letter["id"] for letter in letters) == Counter(truth.dead_letters)
+    fired = Counter(dispatch.entry_id for dispatch in truth.dispatches)
+    schedules = scene.told("observe", "schedules", STEM_SCHEDULE_STORE_URL=scene.url)
+    assert {entry["id"]: entry["totalRunCount"] for entry in schedules if entry["totalRunCount"]} == fired
+    attempts = Counter(attempt.task_id for attempt in truth.attempts)
+    for task_id in list(truth.dead_letters)[:3] + list(truth.tasks)[:3]:
+        told = scene.told("task", task_id)
+        assert (told["task"], told["traceId"]) == (truth.tasks[task_id].name, truth.tasks[task_id].trace_id)
+        assert len({trace["attempt"] for trace in told["traces"]}) >= min(1, attempts[task_id])
 
 
 # --- real processes --------------------------------------------------------------------------------------------------
