@@ -8,19 +8,18 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 UNCUT_WIDTH = 1000
-"""Wider than any table: where no terminal says how wide it is, nothing is cut."""
+"""Wider than any table, so that nothing is cut: a narrower terminal wraps lines, and ids can still be copied."""
 UNKNOWN = "?"
 NONE = "-"
 _MAX_TEXT = 100
 _RIGHT = ">"
 
 
-def console() -> "Console":
-    """Return where to draw: as wide as the terminal, where there is one."""
+def console(width: int | None = UNCUT_WIDTH) -> "Console":
+    """Return where to draw; None: as wide as the terminal."""
     from rich.console import Console  # noqa: PLC0415 - see above
 
-    drawn = Console(highlight=False, markup=False)
-    return drawn if drawn.is_terminal else Console(highlight=False, markup=False, width=UNCUT_WIDTH)
+    return Console(highlight=False, markup=False, width=width)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
@@ -29,7 +28,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:
     from rich.table import Table  # noqa: PLC0415
     from rich.text import Text  # noqa: PLC0415
 
-    drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    drawn = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
     for heading in headings:
         justify: Any = "right" if heading.startswith(_RIGHT) else "left"
         drawn.add_column(heading.removeprefix(_RIGHT), justify=justify, overflow="fold")

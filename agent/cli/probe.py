@@ -104,7 +104,7 @@ async def _ticks(pause: float) -> AsyncIterator[None]:
 @contextlib.contextmanager
 def _redrawn() -> Iterator[Callable[[Any], None] | None]:
     """Give what draws in place of what it drew before; None where there is no terminal."""
-    terminal = console()
+    terminal = console(width=None)  # what is redrawn must know how many lines it takes
     if not terminal.is_terminal:
         yield None
         return
@@ -132,7 +132,7 @@ def _print(stores: Stores, shown: Shown) -> None:
 
 
 def _text(stores: Stores, shown: Shown) -> str:
-    """Return an answer as text, without a line's end; in colour, and as wide as the terminal, where there is one."""
+    """Return an answer as text, without a line's end; in colour where there is a terminal."""
     if stores.as_json:
         if shown.values is None:
             return ""

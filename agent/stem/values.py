@@ -132,7 +132,8 @@ class TaskInFlight(Struct, frozen=True, kw_only=True, rename="camel"):
 
     `consumer` was given it `held_ms` ago, for the `deliveries`th time; all three are None of an extended lease.
     `worker` is what its record says, else the consumer. `state` is the record's: `running`, or `queued` and `retried`
-    while the worker has not begun with it. `running_ms` is since `started_at`, which is before an isolate is free.
+    while the worker has not begun with it, or where the producer's own `queued` came last. `running_ms` is since
+    `started_at`, which is before an isolate is free.
     """
 
     id: str | None

@@ -37,7 +37,8 @@ def tasks(
     """Show the tasks in workers' hands, longest first; arguments are never shown.
 
     They come from Redis' pending lists: what a worker was given and has not acknowledged. That is not the same as what
-    runs. It has what the worker prefetched and has not begun: there `state`, from the result record, is not `running`.
+    runs. It has what the worker prefetched and has not begun: there `state`, from the result record, is not `running`
+    (nor is it where a producer's own `queued` came too late, and hides that it runs).
     It keeps what a dead worker held, until another takes it over after 30 s. And it lacks what runs for longer than
     half its lease (15 s unless set otherwise), which Stem takes off the list: such a task is found by the copy that it
     leaves among the delayed ones, and its lease is `extended`.
