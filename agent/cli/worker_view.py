@@ -50,7 +50,7 @@ def _as_object(inquiry: Inquiry, worker: str) -> dict[str, Any]:
 
 
 def draw(inquiry: Inquiry) -> str:
-    """Return the answers as text, as wide as the terminal, where there is one: `?` is what a worker did not tell."""
+    """Return the answers as text: `?` is what a worker did not tell."""
     told = {worker: answer.reply.payload for worker, answer in inquiry.answers.items() if answer.reply.ok}
     tables = [(("worker", "status", *_COLUMNS[inquiry.command]), list(_rows(inquiry)))]
     if active := list(_active(told)):
