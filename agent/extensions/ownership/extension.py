@@ -15,7 +15,7 @@ from agent.extensions.ownership.config import OwnershipConfig
 from agent.extensions.ownership.leader import Leader
 from agent.extensions.ownership.news import News
 from agent.extensions.ownership.registrar import Registrar
-from agent.redis_client import failure, redis_client
+from agent.redis_client import failure, redis_client, refused_for_good
 from agent.telemetry.events import FileUnusable, Telemetry
 
 if TYPE_CHECKING:
@@ -65,7 +65,11 @@ class OwnershipExtension:
         telemetry.gauge("stem_agent.leader", lambda: float(ownership.leads(clock())))
 
     async def start(self) -> None:
-        """Begin to agree with others; raises `StartupError` if a TLS file cannot be used, or if it is the second."""
+        """Begin to agree with others.
+
+        Raises `StartupError` if Redis refuses for a reason that will not heal: without a lease nothing is processed.
+        Also if a TLS file cannot be used, or if it is the second.
+        """
         if self._second:
             raise StartupError(f"{self._id}: another ownership runs; one agrees for the whole agent")
         config, lease = self._config, self._config.lease
@@ -81,6 +85,7 @@ class OwnershipExtension:
             heard=self._wanted.set,
             unheard=self._unheard,
         )
+        await self._look(self._leader)
         self._registrars = [Registrar(client, party, self._clock, lease=lease) for party in self._ownership.parties]
         self._ownership.wake = self._wanted.set
         self._tasks = [
@@ -88,10 +93,20 @@ class OwnershipExtension:
             asyncio.create_task(self._news.listen(Backoff(lease / 30, lease)), name=f"{self._id}: news"),
         ]
 
+    async def _look(self, leader: Leader) -> None:
+        try:
+            await leader.look(self._clock())
+        except Exception as error:  # noqa: BLE001 - the answer decides
+            if refused_for_good(error):
+                where = f"{self._id}: redis {self._config.url.address} refused"
+                instead = "or leave it out of service.extensions, where no other agent hears the same"
+                raise StartupError(f"{where}: {self._reason(error)}; {instead}") from None
+            self._failed(error)
+
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - see Component
         """Give up what is held, so that others need not wait for its end."""
-        tasks, self._tasks = self._tasks, []
-        await cancel(tasks)
+        await cancel(self._tasks)  # a stop that was cancelled may be called again
+        self._tasks = []
         if self._leader:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(timeout):
