@@ -81,7 +81,7 @@ class StemClient:
         insecure_skip_verify: bool = False,
         timeout: float = 5.0,
         assume_timezone: tzinfo = UTC,
-        scan_budget: int = 100_000,
+        scan_budget: int = 1_000_000,
     ) -> Self:
         """Return a client to enter with `async with`, which is when it connects.
 

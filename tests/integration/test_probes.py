@@ -174,7 +174,7 @@ def test_what_waits_for_too_long_is_critical(scene: Scene) -> None:
     scene.arrange(work)
     result = scene.probe("observe", "queues", "--max-age", "5m")
     assert result.exit_code == 2
-    assert result.stderr.startswith("critical: queue default: age of the oldest ready task 6 m 4")
+    assert result.stderr.startswith("critical: queue default: age of the oldest ready task 6 m ")
     assert result.stderr.endswith("s is above --max-age 5m\n")
 
 
@@ -183,7 +183,7 @@ def test_an_empty_redis_is_no_good_news(scene: Scene) -> None:
     assert scene.told("observe", "queues") == []
     assert scene.probe("observe", "queues").stderr == note
     judged = scene.probe("observe", "queues", "--max-depth", "1")
-    assert (judged.exit_code, judged.stderr) == (3, f"unknown: there is no queue\n{note}")
+    assert (judged.exit_code, judged.stderr) == (3, f"unknown: {note}")
 
 
 # --- workers ---------------------------------------------------------------------------------------------------------
@@ -268,7 +268,7 @@ def test_an_old_heartbeat_is_critical(scene: Scene) -> None:
     scene.arrange(work)
     result = scene.probe("observe", "workers", "--max-age", "30s")
     assert result.exit_code == 2
-    assert result.stderr.startswith("critical: worker worker-1: heartbeat 4")
+    assert result.stderr.startswith("critical: worker worker-1: heartbeat ")
 
 
 # --- schedules, three databases --------------------------------------------------------------------------------------
@@ -305,7 +305,7 @@ def test_schedules_are_told_from_their_own_database(both: Scene) -> None:
     )
     result = both.probe("observe", "schedules", "--max-overdue", "1m", **stores)
     assert result.exit_code == 2
-    assert result.stderr.startswith("critical: schedule late: overdue 5 m 0 s is above --max-overdue 1m\n")
+    assert result.stderr.startswith("critical: schedule late: overdue 5 m ")
     assert [worker["workerId"] for worker in both.told("observe", "workers", **stores)] == ["worker-1"]
     metrics = {told["metric"]: told["value"] for told in both.told("observe", "metrics", **stores)}
     assert (metrics["stem.queue.depth"], metrics["stem.worker.up"]) == (1, 1)
@@ -670,6 +670,17 @@ def test_a_watch_tells_again_until_it_is_stopped(scene: Scene) -> None:
         running.send_signal(signal.SIGINT)
         running.communicate(timeout=30)
     assert running.returncode == 0
+
+
+def test_a_watch_outlives_a_server_that_is_away(scene: Scene) -> None:
+    away = Scene(f"redis://127.0.0.1:{free_port()}/0", scene.namespace)
+    with process(away, "observe", "queues", "--json", "--watch", "10ms") as running:
+        assert running.stderr is not None
+        for line in (running.stderr.readline() for _ in range(2)):
+            assert line.startswith("unknown: failed to ask the broker at redis 127.0.0.1:")
+        running.send_signal(signal.SIGTERM)
+        out, _ = running.communicate(timeout=30)
+    assert (running.returncode, out) == (3, "")
 
 
 def test_the_package_does_not_load_pydantic_or_redis_for_the_agents_sake() -> None:

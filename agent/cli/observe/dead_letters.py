@@ -55,8 +55,7 @@ def dlq(
 
 def _show(found: _Found, most: Limit | None, oldest: Limit | None) -> Shown:
     verdict = Verdict()
-    for name in found.queues.missing:
-        verdict.unknown(f"queue {name}: there is no such queue")
+    gaps = found.queues.tell(verdict, judged=bool(most or oldest))
     for state in found.queues.states:
         verdict.at_most(f"queue {state.queue}: dead", state.dead, most)
         age = state.oldest_dead_age_ms if state.dead else 0
@@ -70,7 +69,7 @@ def _show(found: _Found, most: Limit | None, oldest: Limit | None) -> Shown:
     if not found.letters:
         notes.append("no dead letters")
     rows = [_row(letter) for letter in found.letters]
-    return Shown(found.letters, lambda: [table(_HEADINGS, rows)], verdict, [*found.queues.notes, *notes])
+    return Shown(found.letters, lambda: [table(_HEADINGS, rows)], verdict, [*gaps, *notes])
 
 
 def _row(letter: DeadLetter) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ from agent.cli.drawing import UNKNOWN, milliseconds, number, table
 from agent.cli.observe.finding import FoundQueues, find_queues
 from agent.cli.probe import Queues, Shown, Watch, probe
 from agent.cli.stores import SCHEDULES, Stores, with_stores
+from agent.cli.verdict import Verdict
 from agent.stem.values import Queue, Schedule, Worker
 
 if TYPE_CHECKING:
@@ -49,7 +50,7 @@ def metrics(stores: Stores, queue: Queues = None, watch: Watch = None) -> None:
 
     JSON: an array of one object a metric, under the name that the agent exports it with, in the same unit.
 
-    Exit codes: 0 answered; 3 no answer.
+    Exit codes: 0 answered; 3 no answer, or no such queue.
     """
 
     async def question(client: "StemClient") -> _Found:
@@ -65,8 +66,9 @@ def _show(found: _Found) -> Shown:
     told = [*_of_queues(found.queues.states), *_of_workers(found.workers), *_of_schedules(found.schedules)]
     order = list(dict.fromkeys(_ORDER))
     told.sort(key=lambda each: order.index(each.indicator))
-    notes = [*found.queues.notes, *(f"queue {name}: there is no such queue" for name in found.queues.missing)]
-    return Shown(told, lambda: [table(_HEADINGS, map(_row, told))], notes=notes)
+    verdict = Verdict()
+    notes = found.queues.tell(verdict, judged=False)
+    return Shown(told, lambda: [table(_HEADINGS, map(_row, told))], verdict, notes)
 
 
 _ORDER = ("queue depth", "queue latency", "retry rate", "dlq volume", "worker heartbeats", "scheduler drift")

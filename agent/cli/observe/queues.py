@@ -51,14 +51,11 @@ def queues(
 
 def _show(found: FoundQueues, limits: dict[str, Limit | None]) -> Shown:
     verdict = Verdict()
-    for name in found.missing:
-        verdict.unknown(f"queue {name}: there is no such queue")
-    if not (found.states or found.missing) and any(limits.values()):
-        verdict.unknown("there is no queue")
+    notes = found.tell(verdict, judged=any(limits.values()))
     for state in found.states:
         _judge(state, limits, verdict)
     why = [f"queue {s.queue}: depth is not known: {s.depth_unknown}" for s in found.states if s.depth is None]
-    notes = [*found.notes, *(line for line in why if f"unknown: {line}" not in verdict.lines)]
+    notes = [*notes, *(line for line in why if f"unknown: {line}" not in verdict.lines)]
     return Shown(found.states, lambda: [table(_HEADINGS, map(_row, found.states))], verdict, notes)
 
 

@@ -60,17 +60,15 @@ def tasks(
 
 def _show(found: _Found, most: Limit | None, limit: int) -> Shown:
     verdict = Verdict()
-    for name in found.queues.missing:
-        verdict.unknown(f"queue {name}: there is no such queue")
+    notes = found.queues.tell(verdict, judged=most is not None)
     for task in found.tasks:
         age = max(task.running_ms or 0, task.held_ms or 0)
         verdict.at_most(f"task {task.task} {task.id} on {task.worker}:", age, most, shown=milliseconds(age))
     held = sum(state.inflight for state in found.queues.states)
-    notes = [*found.queues.notes]
     if not found.tasks:
-        notes.append("no task is in a worker's hands")
+        notes = [*notes, "no task is in a worker's hands"]
     elif held > len(found.tasks) or len(found.tasks) == limit:
-        notes.append(f"{held} tasks are pending, {len(found.tasks)} shown (--limit)")
+        notes = [*notes, f"{held} tasks are pending, {len(found.tasks)} shown (--limit)"]
     rows = [_row(task) for task in found.tasks]
     return Shown(found.tasks, lambda: [table(_HEADINGS, rows)], verdict, notes)
 
