@@ -1,7 +1,7 @@
 """What else there is to ask about a queue: when its next task is due, and why its depth is not known. Pure."""
 
 from agent.stem.keys import Keys
-from agent.stem.query import Query, Reply, ServerError, needed, pairs, text
+from agent.stem.query import Query, Reply, ServerError, milliseconds, pairs, shaped, text
 
 TOO_OLD = "the server does not tell lag: it is older than redis 7"
 NO_GROUP = "entries wait on a stream that no worker ever read"
@@ -14,8 +14,8 @@ def read_next_due(keys: Keys, queue: str) -> Query[int | None]:
     Redis gives no score without its member, which is an envelope: it is never decoded. Raises `QueryRefusedError`.
     """
     (reply,) = yield [("ZRANGE", keys.delayed(queue), 0, 0, "WITHSCORES")]
-    found = needed(reply)
-    return int(float(text(found[1]))) if found else None
+    found = shaped(reply, list[bytes])
+    return milliseconds(found[1]) if len(found) > 1 else None
 
 
 def explain_depth(keys: Keys, queue: str) -> Query[str]:

@@ -4,6 +4,7 @@ Written by Stem's `redis_broker.dart` (`deadLetter`) at the head of the list `{n
 `max-retries-exhausted`, `unregistered-task` or `signature-invalid`.
 """
 
+from collections.abc import Sequence
 from datetime import datetime
 from itertools import takewhile
 
@@ -12,12 +13,13 @@ from msgspec import Raw, Struct, field
 
 from agent.stem.envelope import Envelope, decode_envelope
 from agent.stem.keys import Keys
-from agent.stem.lenient import DecodeError, members, salvage
-from agent.stem.query import LOOK_AGAIN, Query, count, needed
+from agent.stem.lenient import DecodeError, members, mended, salvage
+from agent.stem.query import LOOK_AGAIN, Query, count, shaped
 
 _BESIDE = 10
 """Letters read beside those that must be new: some of these may have taken the place of others."""
 _MOST = 200
+_REMEMBERED = 1000
 
 
 class _Meta(Struct, gc=False):
@@ -50,6 +52,8 @@ def decode_dead_letter(payload: bytes) -> DeadLetter:
     except msgspec.ValidationError:
         letter = salvage(members(payload), _Letter)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if whole := mended(payload):
+            return decode_dead_letter(whole)
         raise DecodeError("not_json") from None
     return DeadLetter(
         envelope=decode_envelope(letter.envelope) or Envelope(),
@@ -64,12 +68,12 @@ class LetterWatch:
 
     A replay takes letters out anywhere, so what was seen is told by the letters themselves, not by their number. What
     was there before the first reading is not ours to tell, but for a `new` queue, which did not exist before.
-    `overrun` says that there may have been more than could be read at once.
+    `overrun` says that there may have been more than were read.
     """
 
     def __init__(self, keys: Keys, queue: str, *, new: bool = False) -> None:
         self._key = keys.dead(queue)
-        self._seen: set[int] = set()
+        self._seen: dict[int, None] = {}
         self._length: int | None = 0 if new else None
         self._readings = 0
         self.overrun = False
@@ -79,22 +83,31 @@ class LetterWatch:
 
         Raises `QueryRefusedError` if the server refuses.
         """
-        (reply,) = yield [("LLEN", self._key)]
-        before, self._length = self._length, count(reply)
-        self._readings += 1
         self.overrun = False
-        if before == self._length and self._readings % LOOK_AGAIN:
-            return []
-        if not self._length:
-            self._seen = set()
-            return []
-        most = min(max(self._length - (before or 0), 0) + _BESIDE, _MOST)
-        (reply,) = yield [("LRANGE", self._key, 0, most - 1)]
-        letters = needed(reply)
+        (reply,) = yield [("LLEN", self._key)]
+        length, before = count(reply), self._length
+        self._readings += 1
+        letters: list[bytes] = []
+        if length and (length != before or self._readings % LOOK_AGAIN == 0):
+            most = min(max(length - (before or 0), 0) + _BESIDE, _MOST)
+            (reply,) = yield [("LRANGE", self._key, 0, most - 1)]
+            letters = shaped(reply, list[bytes])
         new = list(takewhile(lambda letter: hash(letter) not in self._seen, letters))
-        self.overrun = before is not None and len(new) == _MOST
-        self._seen = {hash(letter) for letter in letters}
+        self._length = length  # only now: what came before a failure is still new
+        self._remember(letters if length else None)
+        self.overrun = before is not None and bool(new) and len(new) == len(letters) < length
         return [] if before is None else [_decoded(letter) for letter in new]
+
+    def _remember(self, letters: Sequence[bytes] | None) -> None:
+        """Keep those seen last, also where others stand now; none of a list that is empty."""
+        if letters is None:
+            self._seen.clear()
+            return
+        for letter in reversed(letters):
+            self._seen.pop(hash(letter), None)
+            self._seen[hash(letter)] = None
+        for oldest in list(self._seen)[: max(0, len(self._seen) - _REMEMBERED)]:
+            del self._seen[oldest]
 
 
 def _decoded(letter: bytes) -> DeadLetter:
@@ -111,7 +124,7 @@ def read_dead_letters(keys: Keys, queue: str, most: int) -> Query[list[DeadLette
     Raises `QueryRefusedError` if the server refuses.
     """
     (reply,) = yield [("LRANGE", keys.dead(queue), 0, most - 1)]
-    return [_letter_or_reason(letter) for letter in needed(reply)]
+    return [_letter_or_reason(letter) for letter in shaped(reply, list[bytes])]
 
 
 def _letter_or_reason(payload: bytes) -> DeadLetter | str:

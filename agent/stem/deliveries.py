@@ -6,12 +6,13 @@ a copy of its envelope among the delayed ones (`redis_broker.dart`, `extendLease
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 from msgspec import Raw, Struct
 
 from agent.stem.envelope import Envelope, decode_envelope, envelope_of
 from agent.stem.keys import Keys
-from agent.stem.query import Query, Reply, ServerError, needed, pairs, text
+from agent.stem.query import Query, Reply, ServerError, milliseconds, pairs, shaped, text
 
 
 class Pending(Struct, frozen=True):
@@ -45,7 +46,10 @@ def read_pending(keys: Keys, queue: str, most: int, consumer: str | None = None)
     told = [pending for stream, reply in zip(streams, replies, strict=True) for pending in pending_of(stream, reply)]
     longest = sorted(told, key=lambda pending: -pending.idle_ms)[:most]
     entries = yield [("XRANGE", pending.stream, pending.entry, pending.entry) for pending in longest]
-    return [_with_envelope(pending, needed(reply)) for pending, reply in zip(longest, entries, strict=True)]
+    return [
+        _with_envelope(pending, shaped(reply, list[tuple[bytes, Any]]))
+        for pending, reply in zip(longest, entries, strict=True)
+    ]
 
 
 def pending_of(stream: str, reply: Reply) -> Iterator[Pending]:
@@ -55,7 +59,7 @@ def pending_of(stream: str, reply: Reply) -> Iterator[Pending]:
     """
     if isinstance(reply, ServerError) and ("NOGROUP" in reply or "No such key" in reply):
         return
-    for entry, consumer, idle_ms, deliveries in needed(reply):
+    for entry, consumer, idle_ms, deliveries in shaped(reply, list[tuple[bytes, bytes, int, int]]):
         yield Pending(stream, text(entry), text(consumer), idle_ms, deliveries)
 
 
@@ -70,11 +74,11 @@ def read_delayed(keys: Keys, queue: str, most: int) -> Query[list[Delayed]]:
     What is no envelope is left out: it is Stem's to stumble over. Raises `QueryRefusedError` if the server refuses.
     """
     (reply,) = yield [("ZRANGE", keys.delayed(queue), 0, most - 1, "WITHSCORES")]
-    return list(delayed_of(needed(reply)))
+    return list(delayed_of(shaped(reply, list[bytes])))
 
 
 def delayed_of(members: Sequence[Reply]) -> Iterator[Delayed]:
     """Yield the envelopes among members and their scores, which alternate."""
-    for member, score in zip(members[::2], members[1::2], strict=True):
+    for member, score in zip(members[::2], members[1::2], strict=False):
         if envelope := decode_envelope(Raw(member)):
-            yield Delayed(envelope, int(float(text(score))))
+            yield Delayed(envelope, milliseconds(score))

@@ -6,10 +6,10 @@ A queue is known by its streams, its delayed set or its dead letters; Stem keeps
 import re
 
 from agent.stem.keys import Keys, glob_escaped
-from agent.stem.query import Query, needed, text
+from agent.stem.query import Query, shaped, text
 from agent.stem.queues import is_control
 
-_PRIORITY = re.compile(r":p[1-9]$")
+_PRIORITY = re.compile(r":p[1-9]\Z")
 STEPS = 2
 """Steps of a walk in one question: a round trip each, beside those that everything else takes."""
 
@@ -32,14 +32,16 @@ class QueueWalk:
         Control queues are left out. Raises `QueryRefusedError` if the server refuses.
         """
         found: set[str] = set()
+        cursor = self._cursor
         for _ in range(STEPS):
-            (reply,) = yield [("SCAN", self._cursor, "MATCH", self._pattern, "COUNT", max(1, budget // STEPS))]
-            cursor, keys = needed(reply)
-            self._cursor = text(cursor)
+            (reply,) = yield [("SCAN", cursor, "MATCH", self._pattern, "COUNT", max(1, budget // STEPS))]
+            after, keys = shaped(reply, tuple[bytes, list[bytes]])
+            cursor = text(after)
             found |= {queue for key in keys if (queue := self._queue(text(key)))}
-            if self._cursor == "0":
+            if cursor == "0":
                 self.rounds += 1
                 break
+        self._cursor = cursor  # only now: what was found before a failure is found again
         return found
 
     def _queue(self, key: str) -> str | None:

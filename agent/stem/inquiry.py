@@ -18,7 +18,7 @@ from agent.stem.keys import Keys
 from agent.stem.lenient import DecodeError
 from agent.stem.query import Command, Query, QueryRefusedError, ServerError, needed, pairs, text
 from agent.stem.query import Reply as Answered
-from agent.stem.queues import read_groups
+from agent.stem.streams import read_groups
 
 LATE_MS = 600_000
 """How long after the end of the wait a late reply finds a stream that expires: a worker may stand still for minutes."""

@@ -11,7 +11,8 @@ import msgspec
 from msgspec import Struct
 
 from agent.stem.keys import Keys
-from agent.stem.query import Query, Reply, needed
+from agent.stem.lenient import mended
+from agent.stem.query import Query, shaped, unexpected
 
 _PAUSE = "__stem.queue.pause__:"
 
@@ -30,16 +31,18 @@ def read_pauses(keys: Keys, queues: Sequence[str], now: datetime) -> Query[dict[
     """
     if not queues:
         return {}
-    replies = yield [("HMGET", keys.revokes, *(f"{_PAUSE}{queue}" for queue in queues))]
-    entries = needed(replies[0])
+    (reply,) = yield [("HMGET", keys.revokes, *(f"{_PAUSE}{queue}" for queue in queues))]
+    entries = shaped(reply, list[bytes | None])
+    if len(entries) != len(queues):
+        raise unexpected(f"expected {len(queues)} values, got {len(entries)}")
     return {queue: _in_force(entry, now) for queue, entry in zip(queues, entries, strict=True)}
 
 
-def _in_force(entry: Reply, now: datetime) -> bool:
+def _in_force(entry: bytes | None, now: datetime) -> bool:
     if entry is None:
         return False
     try:
-        expires_at = _entry.decode(entry).expires_at
+        expires_at = _entry.decode(mended(entry) or entry).expires_at
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return True  # it is there, and Stem's worker stops at what it cannot read
     if expires_at is None:

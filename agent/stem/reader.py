@@ -1,7 +1,7 @@
 """The shell that asks Redis: it runs questions in lockstep, each step of all of them in one pipelined round trip."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +13,10 @@ from agent.stem.query import Answer, Command, Query, QueryRefusedError, Reply, S
 if TYPE_CHECKING:
     from asyncio_throttle.throttler import Throttler
     from redis.asyncio import Redis
+
+_LONGEST = 200
+"""Characters of a command that are quoted: its name, and the key."""
+_KEY_AT: Mapping[str | int, int] = {"XINFO": 2, "XGROUP": 2}
 
 
 class RedisReader:
@@ -77,7 +81,10 @@ class RedisReader:
                     replies = await pipeline.execute(raise_on_error=False)
             except TimeoutError:
                 raise TimeoutError(f"no answer within {self._timeout:g} s") from None
-        return [_error(reply) if isinstance(reply, Exception) else reply for reply in replies]
+        return [
+            _server_error(reply, command) if isinstance(reply, Exception) else reply
+            for command, reply in zip(commands, replies, strict=True)
+        ]
 
     async def close(self) -> None:
         """Close the connection; a later question would make a new one."""
@@ -96,13 +103,16 @@ class RedisReader:
         return self._redis
 
 
-def _error(error: Exception) -> ServerError:
-    """Return an error reply as the server wrote it: redis-py takes off the codes that it has a class for."""
-    from redis.exceptions import AuthenticationError, NoPermissionError  # noqa: PLC0415 - see `_client`
+def _server_error(error: Exception, command: Command) -> ServerError:
+    """Return an error reply as the server wrote it, and what was asked: the server names either no command or no key.
 
-    if isinstance(error, NoPermissionError):
-        return ServerError(f"NOPERM {error}")
-    return ServerError(f"NOAUTH {error}" if isinstance(error, AuthenticationError) else error)
+    redis-py takes off the codes that it has a class for, and keeps them where older versions of it do not.
+    """
+    from redis.exceptions import NoPermissionError  # noqa: PLC0415 - see `_client`
+
+    code = getattr(error, "status_code", None) or ("NOPERM" if isinstance(error, NoPermissionError) else "")
+    asked = " ".join(map(str, command[: _KEY_AT.get(command[0], 1) + 1]))  # no more: what follows may be a value
+    return ServerError(f"{code} {error} ({asked[:_LONGEST]})".lstrip())
 
 
 def _step(

@@ -13,8 +13,9 @@ from msgspec import Struct
 
 from agent.stem.keys import Keys
 from agent.stem.lenient import Count
-from agent.stem.query import Query, Reply, needed, pairs, text
+from agent.stem.query import Query, Reply, ServerError, entry_id, milliseconds, pairs, shaped, text, unexpected
 from agent.stem.timestamps import epoch_ns
+from agent.stem.wire import Drift
 
 _MILLISECOND_NS = 1_000_000
 
@@ -38,15 +39,18 @@ class ScheduleEntry(Struct, frozen=True, kw_only=True, rename="camel"):
     last_error_at: datetime | None = None
     last_error: str | None = None
     total_run_count: Count | None = None
-    drift_ms: int | None = None
+    drift_ms: Drift | None = None
     jitter_ms: Count | None = None
     expire_at: datetime | None = None
 
     def overdue_ms(self, now_ms: int, zone: tzinfo) -> int:
-        """Return for how long it should have been dispatched; 0 when it is on time. Jitter is allowed for."""
+        """Return for how long it should have been dispatched; 0 when it is on time. Jitter is allowed for.
+
+        What is not to be dispatched is never late: disabled, expired, or in the index only, with nothing to dispatch.
+        """
         expires = self.expire_at
         expired = expires is not None and epoch_ns(expires, zone) <= now_ms * _MILLISECOND_NS
-        if not self.enabled or expired:
+        if not self.enabled or expired or not (self.task_name or self.spec):
             return 0
         return max(0, now_ms - self.next_run_ms - (self.jitter_ms or 0))
 
@@ -70,12 +74,24 @@ def read_schedules(keys: Keys, most: int) -> Query[list[ScheduleEntry]]:
 
     Raises `QueryRefusedError` if the server refuses.
     """
+    if most <= 0:
+        return []
     (reply,) = yield [("ZRANGE", keys.schedules, 0, most - 1, "WITHSCORES")]
-    scores = [(text(entry), int(float(score))) for entry, score in pairs(needed(reply)).items()]
+    scores = {entry: milliseconds(score) for entry, score in pairs(reply).items()}
     if not scores:
         return []
-    hashes = yield [("HMGET", keys.schedule(entry), *_KEYS) for entry, _ in scores]
-    return [_entry(entry, score, needed(values)) for (entry, score), values in zip(scores, hashes, strict=True)]
+    hashes = yield [("HMGET", keys.schedule(entry), *_KEYS) for entry in scores]
+    return [_entry(entry, score, _fields(reply)) for (entry, score), reply in zip(scores.items(), hashes, strict=True)]
+
+
+def _fields(reply: Reply) -> Sequence[Reply]:
+    """Return an entry's values, all None where something else than a hash is in its place."""
+    if isinstance(reply, ServerError) and reply.code == "WRONGTYPE":
+        return [None] * len(_KEYS)
+    values = shaped(reply, list[Any])
+    if len(values) != len(_KEYS):
+        raise unexpected(f"expected {len(_KEYS)} values, got {len(values)}")
+    return values
 
 
 def _entry(entry: str, score: int, values: Sequence[Reply]) -> ScheduleEntry:
@@ -88,7 +104,7 @@ def _fit(value: str, wanted: Any) -> Iterator[Any]:
     """Yield the value as its field has it; nothing if it is none, which costs that field only."""
     try:
         yield msgspec.convert(value, wanted, strict=False)
-    except msgspec.ValidationError:
+    except (msgspec.ValidationError, ValueError, OverflowError):
         return
 
 
@@ -109,17 +125,22 @@ class HistoryWatch:
         """
         if not self._position:
             (reply,) = yield [("XREVRANGE", self._key, "+", "-", "COUNT", 1)]
-            entries = needed(reply)
-            self._position = text(entries[0][0]) if entries else "0-0"
+            entries = shaped(reply, list[tuple[bytes, Any]])
+            self._position = _position(entries[0][0]) if entries else "0-0"
             return []
         (reply,) = yield [("XRANGE", self._key, f"({self._position}", "+", "COUNT", most)]
-        runs = [_run(entry) for entry in needed(reply)]
+        runs = [_run(*entry) for entry in shaped(reply, list[tuple[bytes, Any]])]
         self._position = runs[-1].position if runs else self._position
         return runs
 
 
-def _run(entry: Sequence[Reply]) -> ScheduleRun:
-    position, fields = text(entry[0]), pairs(entry[1])
+def _position(entry: bytes) -> str:
+    entry_id(entry)
+    return text(entry)
+
+
+def _run(entry: bytes, said: Reply) -> ScheduleRun:
+    position, fields = _position(entry), pairs(said)
     times = [next(_fit(text(fields.get(key, b"")), datetime), None) for key in ("scheduledAt", "executedAt")]
     scheduled, executed = times
     known = scheduled is not None and executed is not None and (scheduled.tzinfo is None) == (executed.tzinfo is None)

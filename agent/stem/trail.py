@@ -18,7 +18,7 @@ from agent.stem.envelope import Envelope, envelope_of
 from agent.stem.keys import Keys
 from agent.stem.lenient import DecodeError
 from agent.stem.query import Query, Reply, needed, pairs, text
-from agent.stem.queues import GroupState, read_groups
+from agent.stem.streams import GroupState, read_groups
 
 PAGE = 200
 """Entries in one reply: one has about 1 kB, and its arguments."""

@@ -7,9 +7,10 @@ a stretch at a time; Stem's own listing misses those whose ids are UUIDs, which 
 from collections import Counter
 
 from agent.stem.keys import Keys, glob_escaped
-from agent.stem.query import Command, Query, Reply, needed, text
+from agent.stem.query import Command, Query, Reply, shaped, text
 
 STEPS = 2
+_FIELDS = "workflow", "status"
 
 
 class WorkflowWalk:
@@ -25,26 +26,29 @@ class WorkflowWalk:
     def read(self, budget: int) -> Query[None]:
         """Look at about `budget` keys, in `STEPS` + 1 round trips; raises `QueryRefusedError` if it may not."""
         runs: list[Command] = []
+        cursor, found = self._cursor, Counter[tuple[str, str]]()
         for step in range(STEPS + 1):
-            ends = step == STEPS or (step > 0 and self._cursor == "0")
-            scan = [] if ends else [("SCAN", self._cursor, "MATCH", self._pattern, "COUNT", max(1, budget // STEPS))]
+            ends = step == STEPS or (step > 0 and cursor == "0")
+            scan = [] if ends else [("SCAN", cursor, "MATCH", self._pattern, "COUNT", max(1, budget // STEPS))]
             replies = yield [*runs, *scan]
-            for fields in replies[: len(runs)]:
-                self._count(fields)
+            found += Counter(run for fields in replies[: len(runs)] if (run := _run(fields)))
             if ends:
                 break
-            cursor, keys = needed(replies[-1])
-            self._cursor = text(cursor)
-            runs = [("HMGET", key, "workflow", "status") for key in map(text, keys) if self._is_run(key)]
-        if self._cursor == "0":
+            after, keys = shaped(replies[-1], tuple[bytes, list[bytes]])
+            cursor = text(after)
+            runs = [("HMGET", key, *_FIELDS) for key in map(text, keys) if self._is_run(key)]
+        self._cursor = cursor  # only now: what was found before a failure is found again
+        self._found += found
+        if cursor == "0":
             self.counts, self._found = self._found, Counter()
-
-    def _count(self, fields: Reply) -> None:
-        # A run that was deleted meanwhile has nothing; what is no hash is no run.
-        if isinstance(fields, list) and all(fields):
-            workflow, status = map(text, fields)
-            self._found[workflow, status] += 1
 
     def _is_run(self, key: str) -> bool:
         name = key.removeprefix(self._prefix)
         return ":" not in name and name not in {"due", "watchers"}
+
+
+def _run(fields: Reply) -> tuple[str, str] | None:
+    """Return a run's workflow and status; a run deleted meanwhile has nothing, and what is no hash is no run."""
+    if not isinstance(fields, list) or len(fields) != len(_FIELDS) or not all(fields):
+        return None
+    return text(fields[0]), text(fields[1])
