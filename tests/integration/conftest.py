@@ -1,16 +1,18 @@
-"""`stem-agent` as a process of its own, and TLS in front of a server."""
+"""`stem-agent` as a process of its own, TLS in front of a server, and every kind of server that there is here."""
 
 import asyncio
 import contextlib
 import signal
 import ssl
 import sys
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import trustme
 
+from tests.servers import VALKEY, Server, binaries, running
+from tests.stores import Stores, empty_stores
 from tests.tcp import passing_on, serving
 
 
@@ -90,3 +92,15 @@ async def tls_server(authority: trustme.CA, tmp_path: Path) -> AsyncIterator[Cal
     context.load_cert_chain(tmp_path / "cert.pem", tmp_path / "key.pem")
     async with contextlib.AsyncExitStack() as stack:
         yield lambda target: stack.enter_async_context(serving(passing_on(target), tls=context))
+
+
+@pytest.fixture(scope="session", params=[VALKEY, *sorted(binaries())])
+def server(request: pytest.FixtureRequest) -> Iterator[Server]:
+    with running(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+async def stores(server: Server) -> AsyncIterator[Stores]:
+    async with empty_stores(server) as stores:
+        yield stores
