@@ -13,10 +13,10 @@ from agent.demo.fleet.envelopes import Envelope, new_envelope, to_fields, to_jso
 from agent.emit import iso, utc_now
 from agent.settings.redis_tls import RedisTls
 from agent.settings.types import RedisUrl
+from agent.stem.client.reader import RedisReader
 from agent.stem.keys import Keys
-from agent.stem.query import Query, QueryRefusedError
-from agent.stem.queues import QueueState, QueueWatch
-from agent.stem.reader import RedisReader
+from agent.stem.questions.query import Query, QueryRefusedError
+from agent.stem.questions.queues import QueueState, QueueWatch
 from tests.servers import Server
 
 DATABASES = range(3)

@@ -15,10 +15,10 @@ from agent.cli.report import tell
 from agent.cli.status import EXIT_UNKNOWN
 from agent.cli.stores import Stores, duration_of
 from agent.cli.verdict import Verdict
-from agent.stem.errors import StemError
+from agent.stem.client.errors import StemError
 
 if TYPE_CHECKING:
-    from agent.stem.client import StemClient
+    from agent.stem.client.stem_client import StemClient
 
 Answer = TypeVar("Answer")
 Watch = Annotated[

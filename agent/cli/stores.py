@@ -18,7 +18,7 @@ from agent.core.errors import AgentError
 from agent.settings.types import parse_bool, parse_duration
 
 if TYPE_CHECKING:
-    from agent.stem.client import StemClient
+    from agent.stem.client.stem_client import StemClient
 
 Answer = TypeVar("Answer")
 BROKER, BACKEND, SCHEDULES = "STEM_BROKER_URL", "STEM_RESULT_BACKEND_URL", "STEM_SCHEDULE_STORE_URL"
@@ -62,7 +62,7 @@ class Stores:
 
     def client(self) -> "StemClient":
         """Return a client that has yet to connect; raises `BadOption`, or an `AgentError` as `connect` does."""
-        from agent.stem.client import StemClient  # noqa: PLC0415 - pydantic, for those who ask
+        from agent.stem.client.stem_client import StemClient  # noqa: PLC0415 - pydantic, for those who ask
 
         return StemClient.connect(
             self.broker,

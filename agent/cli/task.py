@@ -12,11 +12,11 @@ from agent.cli.probe import Shown, Watch, probe
 from agent.cli.stores import Stores, with_stores
 from agent.cli.verdict import Verdict
 from agent.correlate.origin import read_origin
+from agent.stem.client.values import TaskReport, TaskTrace
 from agent.stem.status import TaskError
-from agent.stem.values import TaskReport, TaskTrace
 
 if TYPE_CHECKING:
-    from agent.stem.client import StemClient
+    from agent.stem.client.stem_client import StemClient
 
 _TRACES = ("where it was", "queue", "attempt", "at", "worker", ">held", ">deliveries", "why")
 

@@ -11,11 +11,11 @@ import typer
 from agent.cli.report import tell
 from agent.cli.status import EXIT_CRITICAL, EXIT_OK, EXIT_UNKNOWN
 from agent.cli.stores import ProbeCommand, Stores, ask, with_stores
-from agent.stem.control import ControlCommand
+from agent.stem.control.protocol import ControlCommand
 
 if TYPE_CHECKING:
-    from agent.stem.client import StemClient
-    from agent.stem.inquiry import Inquiry
+    from agent.stem.client.stem_client import StemClient
+    from agent.stem.control.inquiry import Inquiry
 
 _ROUND_TRIP = "5s"
 """What Redis may take for an answer, however long the workers may."""
@@ -68,7 +68,7 @@ def _inquire(
     stores: Stores, command: ControlCommand, wanted: list[str] | None, *, include_revoked: bool = True
 ) -> None:
     from agent.cli.worker_view import as_json, draw  # noqa: PLC0415 - what a probe needs, `run` does not
-    from agent.stem.addressees import NotLiveError  # noqa: PLC0415
+    from agent.stem.control.addressees import NotLiveError  # noqa: PLC0415
 
     asking = _Asking(stores, command, wanted or [], include_revoked=include_revoked)
     try:
@@ -94,11 +94,11 @@ class _Asking:
 
     async def run(self, client: "StemClient") -> "Inquiry":
         """Find the live workers, ask them, and return what they said."""
-        from agent.stem.addressees import addressees  # noqa: PLC0415 - as above
-        from agent.stem.asking import ask_workers  # noqa: PLC0415
-        from agent.stem.client import MAX_WORKERS  # noqa: PLC0415
-        from agent.stem.inquiry import Inquiry  # noqa: PLC0415
-        from agent.stem.workers import read_heartbeats  # noqa: PLC0415
+        from agent.stem.client.stem_client import MAX_WORKERS  # noqa: PLC0415
+        from agent.stem.control.addressees import addressees  # noqa: PLC0415 - as above
+        from agent.stem.control.asking import ask_workers  # noqa: PLC0415
+        from agent.stem.control.inquiry import Inquiry  # noqa: PLC0415
+        from agent.stem.questions.workers import read_heartbeats  # noqa: PLC0415
 
         _end_in_order_on_sigterm()
         found = await client.results.answer(read_heartbeats(client.keys, MAX_WORKERS, ages=()))

@@ -7,8 +7,17 @@ from typing import Any
 import msgspec
 
 from agent.cli.drawing import NONE, UNKNOWN, console, milliseconds, number, short, table, utc
-from agent.stem.control import ActiveTask, ControlCommand, InspectedTask, Inspection, Payload, Ping, Revocation, Stats
-from agent.stem.inquiry import Answer, Inquiry
+from agent.stem.control.inquiry import Answer, Inquiry
+from agent.stem.control.protocol import (
+    ActiveTask,
+    ControlCommand,
+    InspectedTask,
+    Inspection,
+    Payload,
+    Ping,
+    Revocation,
+    Stats,
+)
 
 NO_REPLY = "no reply"
 _COLUMNS: dict[ControlCommand, tuple[str, ...]] = {

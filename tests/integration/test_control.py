@@ -22,14 +22,22 @@ from agent.demo.fleet.worker import Worker
 from agent.demo.valkey import embedded_valkey
 from agent.emit import iso, utc_now
 from agent.settings.redis_tls import RedisTls
-from agent.stem.addressees import NotLiveError, addressees
-from agent.stem.asking import ask_workers
-from agent.stem.control import ControlCommand, Inspection, Ping, Stats, broadcast_queue, request, request_fields
-from agent.stem.errors import RefusedError, UnreachableError
-from agent.stem.inquiry import LATE_MS, Inquiry, NoReply
+from agent.stem.client.errors import RefusedError, UnreachableError
+from agent.stem.client.store import Store
+from agent.stem.control.addressees import NotLiveError, addressees
+from agent.stem.control.asking import ask_workers
+from agent.stem.control.inquiry import LATE_MS, Inquiry, NoReply
+from agent.stem.control.protocol import (
+    ControlCommand,
+    Inspection,
+    Ping,
+    Stats,
+    broadcast_queue,
+    request,
+    request_fields,
+)
 from agent.stem.keys import Keys
-from agent.stem.store import Store
-from agent.stem.workers import read_heartbeats
+from agent.stem.questions.workers import read_heartbeats
 from tests.conftest import until
 from tests.integration.conftest import Start
 

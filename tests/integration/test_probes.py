@@ -684,5 +684,5 @@ def test_a_watch_outlives_a_server_that_is_away(scene: Scene) -> None:
 
 
 def test_the_package_does_not_load_pydantic_or_redis_for_the_agents_sake() -> None:
-    code = "import sys, agent.stem, agent.stem.queues; print({'pydantic', 'redis'} & set(sys.modules))"
+    code = "import sys, agent.stem, agent.stem.questions.queues; print({'pydantic', 'redis'} & set(sys.modules))"
     assert subprocess.check_output([sys.executable, "-c", code], text=True, timeout=30) == "set()\n"

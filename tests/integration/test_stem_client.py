@@ -15,7 +15,7 @@ import agent.stem
 from agent.core.errors import StartupError
 from agent.demo.valkey import free_port
 from agent.stem import StemClient
-from agent.stem.errors import AddressError, RefusedError, UnreachableError
+from agent.stem.client.errors import AddressError, RefusedError, UnreachableError
 from agent.stem.keys import Keys
 from tests.backends import write_tls
 from tests.integration.test_redis_tls import end_of_tls

@@ -12,8 +12,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from agent.stem.keys import Keys
-from agent.stem.query import LOOK_AGAIN, Query, ServerError
-from agent.stem.queues import QueueState, QueueWatch
+from agent.stem.questions.query import LOOK_AGAIN, Query, ServerError
+from agent.stem.questions.queues import QueueState, QueueWatch
 from tests.servers import Server
 
 KEYS = Keys()

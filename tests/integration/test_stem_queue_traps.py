@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 
 from agent.stem.keys import PRIORITIES, Keys
-from agent.stem.query import LOOK_AGAIN, Query, QueryRefusedError, count
-from agent.stem.queues import QueueWatch
+from agent.stem.questions.query import LOOK_AGAIN, Query, QueryRefusedError, count
+from agent.stem.questions.queues import QueueWatch
 from tests.stores import Stores
 
 DEAD_AT = datetime(2026, 4, 23, 10, 0, 0, 123456, tzinfo=UTC)

@@ -321,7 +321,8 @@ async def test_stores_on_three_servers_databases_and_prefixes(
         second = redis.asyncio.Redis.from_url(f"{other.connection_url}/2", decode_responses=True)
         third = redis.asyncio.Redis.from_url(f"{redis_url[:-1]}3", decode_responses=True)
         elsewhere = Fleet(second, "results")
-        await elsewhere.beat("worker-2", queues=("mail",))
+        await elsewhere.beat("worker-2", queues=("mail", "of-another-broker"))
+        await fleet.broker.listen("mail")
         await third.hset(Keys("beat").schedule("daily"), mapping={"enabled": "false"})
         await third.zadd(Keys("beat").schedules, {"daily": 1000})
         poller = await poll(
@@ -333,6 +334,7 @@ async def test_stores_on_three_servers_databases_and_prefixes(
         series = await poller.turns(2)
         assert series["stem.queue.depth", "default", "stem"] == 3
         assert series["stem.queue.depth", "mail", "stem"] == 0, "a queue that a worker subscribes to, empty so far"
+        assert ("stem.queue.depth", "of-another-broker", "stem") not in series
         assert series["stem.worker.up", "worker-2", "stem"] == 1
         assert series["stem.schedule.overdue", "daily", "stem"] == 0, "it is disabled"
         assert ("stem.worker.up", "worker-1", "stem") not in series

@@ -9,14 +9,14 @@ import pytest
 from agent.demo.fleet.backend import Backend
 from agent.demo.fleet.envelopes import to_json
 from agent.emit import iso, utc_now
-from agent.stem.discovery import STEPS, QueueWalk
 from agent.stem.keys import Keys
-from agent.stem.pauses import read_pauses
-from agent.stem.query import QueryRefusedError
-from agent.stem.queues import QueueWatch
-from agent.stem.schedules import HistoryWatch, ScheduleEntry, read_schedules
-from agent.stem.workers import CHUNK, Heartbeats, read_heartbeats
-from agent.stem.workflows import WorkflowWalk
+from agent.stem.questions.discovery import STEPS, QueueWalk
+from agent.stem.questions.pauses import read_pauses
+from agent.stem.questions.query import QueryRefusedError
+from agent.stem.questions.queues import QueueWatch
+from agent.stem.questions.schedules import HistoryWatch, ScheduleEntry, read_schedules
+from agent.stem.questions.workers import CHUNK, Heartbeats, read_heartbeats
+from agent.stem.questions.workflows import WorkflowWalk
 from tests.servers import Server
 from tests.stores import Stores, empty_stores
 

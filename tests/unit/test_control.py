@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 from agent.cli import app
 from agent.cli.worker_view import as_json, draw
 from agent.demo.fleet.envelopes import from_fields, new_envelope, to_fields
-from agent.stem.control import (
+from agent.stem.control.inquiry import Answer, Inquiry, NoReply
+from agent.stem.control.protocol import (
     ControlCommand,
     Inspection,
     Payload,
@@ -28,11 +29,10 @@ from agent.stem.control import (
     request_fields,
     worker_queue,
 )
-from agent.stem.inquiry import Answer, Inquiry, NoReply
 from agent.stem.keys import Keys
 from agent.stem.lenient import DecodeError
-from agent.stem.query import Command, Query, QueryRefusedError, ServerError
-from agent.stem.queues import is_control
+from agent.stem.questions.query import Command, Query, QueryRefusedError, ServerError
+from agent.stem.questions.queues import is_control
 from tests.support import EPOCH
 
 NAME = b"__stem.control.reply__"

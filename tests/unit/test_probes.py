@@ -12,19 +12,19 @@ from agent.cli.drawing import duration, milliseconds, short, utc
 from agent.cli.stores import BadOption, duration_of, tls_options
 from agent.cli.verdict import Verdict, age_limit, limit
 from agent.demo.fleet.envelopes import new_envelope, to_fields, to_json, uuid7
-from agent.stem.backlog import NO_GROUP, NO_LAG, TOO_OLD, explain_depth, read_next_due
 from agent.stem.catalogue import TaskState
-from agent.stem.dead_letters import DeadLetter, read_dead_letters
-from agent.stem.deliveries import Delayed, delayed_of
-from agent.stem.errors import missing_right
+from agent.stem.client.errors import missing_right
+from agent.stem.client.reports import dead_letter_of, moment, workers_of
+from agent.stem.client.task_reports import in_flight, task_report
 from agent.stem.keys import Keys
-from agent.stem.query import Command, Query, QueryRefusedError, ServerError
-from agent.stem.records import MAX_BYTES, TOO_LARGE, read_records
-from agent.stem.reports import dead_letter_of, moment, workers_of
+from agent.stem.questions.backlog import NO_GROUP, NO_LAG, TOO_OLD, explain_depth, read_next_due
+from agent.stem.questions.dead_letters import DeadLetter, read_dead_letters
+from agent.stem.questions.deliveries import Delayed, delayed_of
+from agent.stem.questions.query import Command, Query, QueryRefusedError, ServerError
+from agent.stem.questions.records import MAX_BYTES, TOO_LARGE, read_records
+from agent.stem.questions.trail import PAGE, Found, born_ms, find_task
+from agent.stem.questions.workers import Heartbeats, read_heartbeats
 from agent.stem.status import TaskStatus
-from agent.stem.task_reports import in_flight, task_report
-from agent.stem.trail import PAGE, Found, born_ms, find_task
-from agent.stem.workers import Heartbeats, read_heartbeats
 from tests.scene import heartbeat
 from tests.support import EPOCH, TASK_ID, nanoseconds
 

@@ -10,18 +10,18 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from agent.stem.backlog import read_next_due
-from agent.stem.dead_letters import LetterWatch, read_dead_letters
-from agent.stem.deliveries import read_delayed, read_pending
-from agent.stem.discovery import QueueWalk
 from agent.stem.keys import Keys
-from agent.stem.pauses import read_pauses
-from agent.stem.query import Command, Query, QueryRefusedError, ServerError, read_time
-from agent.stem.queues import QueueState, QueueWatch, is_control
-from agent.stem.schedules import HistoryWatch, read_schedules
-from agent.stem.streams import read_groups
-from agent.stem.workers import CHUNK, read_heartbeats
-from agent.stem.workflows import WorkflowWalk
+from agent.stem.questions.backlog import read_next_due
+from agent.stem.questions.dead_letters import LetterWatch, read_dead_letters
+from agent.stem.questions.deliveries import read_delayed, read_pending
+from agent.stem.questions.discovery import QueueWalk
+from agent.stem.questions.pauses import read_pauses
+from agent.stem.questions.query import Command, Query, QueryRefusedError, ServerError, read_clock
+from agent.stem.questions.queues import QueueState, QueueWatch, is_control
+from agent.stem.questions.schedules import HistoryWatch, read_schedules
+from agent.stem.questions.streams import read_groups
+from agent.stem.questions.workers import CHUNK, read_heartbeats
+from agent.stem.questions.workflows import WorkflowWalk
 
 KEYS = Keys()
 NOW = datetime(2026, 4, 23, 10, tzinfo=UTC)
@@ -42,7 +42,7 @@ MAKE: dict[str, Callable[[], Callable[[], Query[Any]]]] = {
     "pending": lambda: lambda: read_pending(KEYS, "email", 10),
     "delayed": lambda: lambda: read_delayed(KEYS, "email", 10),
     "next due": lambda: lambda: read_next_due(KEYS, "email"),
-    "time": lambda: read_time,
+    "time": lambda: read_clock,
 }
 """For each question what makes one, or one after another that remember."""
 

@@ -15,16 +15,16 @@ from agent.receivers.stem_state.survey import Moment, Survey
 from agent.receivers.stem_state.vanished import Vanishing
 from agent.receivers.stem_state.workers import WorkerSurvey
 from agent.stem.catalogue import TaskState
-from agent.stem.dead_letters import DeadLetter
-from agent.stem.deliveries import Pending
 from agent.stem.envelope import Envelope, Headers
 from agent.stem.heartbeat import Heartbeat, HeartbeatExtras, Subscriptions
 from agent.stem.keys import Keys
-from agent.stem.query import QueryRefusedError
-from agent.stem.queues import QueueState
+from agent.stem.questions.dead_letters import DeadLetter
+from agent.stem.questions.deliveries import Pending
+from agent.stem.questions.query import QueryRefusedError
+from agent.stem.questions.queues import QueueState
+from agent.stem.questions.workers import Heartbeats, WorkerHeartbeat
 from agent.stem.status import TaskStatus
 from agent.stem.wire import LostAttempt
-from agent.stem.workers import Heartbeats, WorkerHeartbeat
 from tests.support import EPOCH, TASK_ID, UTC_ZONE, Heard, Story, found, nanoseconds
 
 NOW_NS = nanoseconds(EPOCH)
@@ -106,8 +106,10 @@ def test_a_queue_that_was_found_and_is_no_more_is_told_no_more() -> None:
     survey = queues()
     survey.met(["default"])
     survey.ask(NOW_MS)
-    survey._watches["default"].exists = False
     assert ("stem.queue.depth", "default", "stem") in told(survey, [set(), queue_state()])
+    survey.ask(NOW_MS)
+    survey._watches["default"].exists = False
+    assert told(survey, [set(), queue_state()]) == {}
     assert survey.queues == []
     survey.ask(NOW_MS)
     assert told(survey, [set()]) == {}

@@ -10,10 +10,10 @@ from agent.cli.observe.finding import FoundQueues, find_queues
 from agent.cli.probe import Queues, Shown, Watch, probe
 from agent.cli.stores import Stores, with_stores
 from agent.cli.verdict import Limit, Verdict, age_limit, limit
-from agent.stem.values import DeadLetter
+from agent.stem.client.values import DeadLetter
 
 if TYPE_CHECKING:
-    from agent.stem.client import StemClient
+    from agent.stem.client.stem_client import StemClient
 
 _HEADINGS = ("queue", "task", "id", "reason", "attempt", "dead for", "error")
 

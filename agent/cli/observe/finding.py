@@ -6,10 +6,10 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from agent.cli.verdict import Verdict
-from agent.stem.values import Queue
+from agent.stem.client.values import Queue
 
 if TYPE_CHECKING:
-    from agent.stem.client import StemClient
+    from agent.stem.client.stem_client import StemClient
 
 _INCOMPLETE = "not every key was looked at; name queues with --queue if one is missing"
 

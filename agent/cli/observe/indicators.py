@@ -10,10 +10,10 @@ from agent.cli.observe.finding import FoundQueues, find_queues
 from agent.cli.probe import Queues, Shown, Watch, probe
 from agent.cli.stores import SCHEDULES, Stores, with_stores
 from agent.cli.verdict import Verdict
-from agent.stem.values import Queue, Schedule, Worker
+from agent.stem.client.values import Queue, Schedule, Worker
 
 if TYPE_CHECKING:
-    from agent.stem.client import StemClient
+    from agent.stem.client.stem_client import StemClient
 
 _HEADINGS = ("key indicator", "metric", ">now", "of which", "from")
 _MS_PER_S = 1000

@@ -9,7 +9,7 @@ from agent.cli.observe.finding import FoundQueues, find_queues
 from agent.cli.probe import Queues, Shown, Watch, probe
 from agent.cli.stores import Stores, with_stores
 from agent.cli.verdict import Limit, Verdict, age_limit, limit
-from agent.stem.values import Queue
+from agent.stem.client.values import Queue
 
 _HEADINGS = ("queue", ">depth", ">inflight", ">delayed", ">overdue", ">dead", ">oldest", ">next due", "paused")
 _PAUSED = {True: "yes", False: "no", None: UNKNOWN}

@@ -8,10 +8,10 @@ from agent.cli.drawing import NONE, milliseconds, number, short, table, utc
 from agent.cli.probe import Shown, Watch, probe
 from agent.cli.stores import SCHEDULES, BadOption, Stores, with_stores
 from agent.cli.verdict import Limit, Verdict, age_limit
-from agent.stem.values import Schedule
+from agent.stem.client.values import Schedule
 
 if TYPE_CHECKING:
-    from agent.stem.client import StemClient
+    from agent.stem.client.stem_client import StemClient
 
 _HEADINGS = (
     *("schedule", "task", "queue", "state", "next run", ">overdue", "last run", ">drift", ">runs"),

@@ -9,10 +9,10 @@ from agent.cli.drawing import NONE, UNKNOWN, milliseconds, number, size, table
 from agent.cli.probe import Shown, Watch, probe
 from agent.cli.stores import Stores, with_stores
 from agent.cli.verdict import Limit, Verdict, age_limit, limit
-from agent.stem.values import Worker
+from agent.stem.client.values import Worker
 
 if TYPE_CHECKING:
-    from agent.stem.client import StemClient
+    from agent.stem.client.stem_client import StemClient
 
 _HEADINGS = (
     *("worker", "state", ">heartbeat", ">inflight", ">isolates", ">concurrency", "queues", "host", ">pid"),

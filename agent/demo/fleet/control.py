@@ -15,7 +15,7 @@ from agent.demo.fleet.envelopes import new_envelope
 from agent.demo.fleet.kinds import QUEUES
 from agent.emit import iso
 from agent.stem.catalogue import SignalName
-from agent.stem.control import OK, REPLY_NAME, REQUEST_NAME, broadcast_queue, reply_queue, worker_queue
+from agent.stem.control.protocol import OK, REPLY_NAME, REQUEST_NAME, broadcast_queue, reply_queue, worker_queue
 
 if TYPE_CHECKING:
     from agent.demo.fleet.client import Client

@@ -6,9 +6,9 @@ from typing import Any
 
 from agent.receivers.stem_state import instruments as of
 from agent.receivers.stem_state.survey import Moment, Survey
-from agent.stem.dead_letters import DeadLetter, LetterWatch
 from agent.stem.keys import Keys
-from agent.stem.query import Query
+from agent.stem.questions.dead_letters import DeadLetter, LetterWatch
+from agent.stem.questions.query import Query
 
 
 class LetterSurvey(Survey):

@@ -6,11 +6,11 @@ from typing import Any
 
 from agent.receivers.stem_state import instruments as of
 from agent.receivers.stem_state.survey import Moment, Survey
-from agent.stem.discovery import QueueWalk
 from agent.stem.keys import Keys
-from agent.stem.pauses import read_pauses
-from agent.stem.query import Query
-from agent.stem.queues import QueueState, QueueWatch, is_control
+from agent.stem.questions.discovery import QueueWalk
+from agent.stem.questions.pauses import read_pauses
+from agent.stem.questions.query import Query
+from agent.stem.questions.queues import QueueState, QueueWatch, is_control
 
 _TOTALS = (of.QUEUE_ENQUEUED, of.QUEUE_DELIVERED)
 _NAMED = 10
@@ -32,6 +32,7 @@ class QueueSurvey(Survey):
         self._watches: dict[str, QueueWatch] = {}
         self.new: set[str] = set()
         """Those that were not there when the keyspace was looked through."""
+        self._named = frozenset(names)
         self._left_out: set[str] = set()
         for name in names:
             self._watch(name)
@@ -62,7 +63,8 @@ class QueueSurvey(Survey):
         unknown = []
         for watch, state in zip(watches, answers, strict=True):
             if self.answered(state, f"queue {watch.queue}"):
-                self._tell(state, moment)
+                if watch.exists or watch.queue in self._named:
+                    self._tell(state, moment)
                 found |= watch.neighbours
                 unknown += [watch.queue] if state.depth is None else []
                 self._keep_or_forget(watch)
@@ -90,8 +92,8 @@ class QueueSurvey(Survey):
             self._left_out.add(queue)
 
     def _keep_or_forget(self, watch: QueueWatch) -> None:
-        """Forget a queue that was found and is no more; one that was named is told with zeros."""
-        if self._walk and not watch.exists:
+        """Forget a queue that was found and is no more, or never was; one that was named is told with zeros."""
+        if watch.queue not in self._named and not watch.exists:
             del self._watches[watch.queue]
             self.ended(_TOTALS, (watch.queue, self.namespace))
 

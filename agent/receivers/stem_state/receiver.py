@@ -29,9 +29,9 @@ from agent.receivers.stem_state.workflows import WorkflowSurvey
 from agent.redis_client import failure, is_unavailable, refused_for_good
 from agent.settings.redis_tls import RedisTls
 from agent.settings.types import RedisUrl
+from agent.stem.client.reader import RedisReader
 from agent.stem.keys import Keys
-from agent.stem.query import QueryRefusedError, read_time
-from agent.stem.reader import RedisReader
+from agent.stem.questions.query import QueryRefusedError, read_clock
 from agent.stem.wire import LostAttempt, SignalConsumer
 from agent.telemetry.events import FileUnusable, Telemetry
 
@@ -43,12 +43,12 @@ _MS_NS = 1_000_000
 
 @dataclass(slots=True)
 class Store:
-    """A server and database, and what is read from it; `offset_ns` is its clock minus ours, None until it was asked."""
+    """A server and database, and what is read from it; `offset_ms` is its clock minus ours, None until it was asked."""
 
     reader: RedisReader
     report: Reporter
     surveys: dict[str, Survey] = field(default_factory=dict)
-    offset_ns: int | None = None
+    offset_ms: int | None = None
 
     @property
     def subjects(self) -> str:
@@ -142,7 +142,7 @@ class StemStateReceiver:
         self._connect()
         for store in self._stores:
             try:
-                await store.reader.ask(read_time())
+                await store.reader.ask(read_clock())
             except Exception as error:  # noqa: BLE001 - the answer decides
                 self._refused(store, error)
         self._tasks = [asyncio.create_task(self._poll(), name=f"{self._id}: poll")]
@@ -288,11 +288,11 @@ class StemStateReceiver:
             return [], []
 
     async def _told(self, store: Store) -> tuple[list[bytes], list[int]]:
-        if store.offset_ns is None:
-            self._set_clock(store, *await store.reader.ask(read_time()))
+        if store.offset_ms is None:
+            self._set_clock(store, *await store.reader.ask(read_clock()))
         redis_ms = self._redis_ms(store)
         asked = {name: survey.ask(redis_ms) for name, survey in store.surveys.items()}
-        time, *answers = await store.reader.ask(read_time(), *(query for each in asked.values() for query in each))
+        time, *answers = await store.reader.ask(read_clock(), *(query for each in asked.values() for query in each))
         self._set_clock(store, time)
         moment = Moment(self._redis_ms(store), self._clock())
         items, counts, troubles = list[bytes](), list[int](), list[str]()
@@ -316,10 +316,10 @@ class StemStateReceiver:
 
     def _set_clock(self, store: Store, time: Any) -> None:
         """Note a server's clock; one that may not tell its own is taken to have ours."""
-        store.offset_ns = 0 if isinstance(time, QueryRefusedError) else time - self._clock()
+        store.offset_ms = 0 if isinstance(time, QueryRefusedError) else time - self._clock() // _MS_NS
 
     def _redis_ms(self, store: Store) -> int:
-        return (self._clock() + (store.offset_ns or 0)) // _MS_NS
+        return self._clock() // _MS_NS + (store.offset_ms or 0)
 
     def _report(self, store: Store, troubles: Sequence[str]) -> None:
         if troubles:

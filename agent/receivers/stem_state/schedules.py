@@ -8,8 +8,8 @@ from agent import instruments as shared
 from agent.receivers.stem_state import instruments as of
 from agent.receivers.stem_state.survey import Moment, Survey
 from agent.stem.keys import Keys
-from agent.stem.query import Query
-from agent.stem.schedules import HistoryWatch, read_schedules
+from agent.stem.questions.query import Query
+from agent.stem.questions.schedules import HistoryWatch, read_schedules
 
 _RUNS = 100
 """Runs read of one entry in one turn; those beyond are read in the next."""

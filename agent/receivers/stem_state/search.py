@@ -4,12 +4,12 @@ from collections.abc import Iterable, Mapping
 from datetime import tzinfo
 
 from agent.receivers.stem_state.vanished import MOST_PENDING, Vanishing, read_claims
-from agent.stem.deliveries import read_pending
+from agent.stem.client.reader import RedisReader
 from agent.stem.heartbeat import Heartbeat
 from agent.stem.keys import Keys
-from agent.stem.query import QueryRefusedError
-from agent.stem.reader import RedisReader
-from agent.stem.records import read_records
+from agent.stem.questions.deliveries import read_pending
+from agent.stem.questions.query import QueryRefusedError
+from agent.stem.questions.records import read_records
 from agent.stem.wire import LostAttempt
 
 Beats = Mapping[str, Heartbeat]

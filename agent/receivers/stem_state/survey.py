@@ -9,7 +9,7 @@ from msgspec import Struct
 
 from agent.otlp.levels import Levels
 from agent.otlp.metrics import Aggregator, Instrument, Values
-from agent.stem.query import Query, QueryRefusedError
+from agent.stem.questions.query import Query, QueryRefusedError
 
 _FOR_EVER_S = 1e9
 _NO_LIMIT = 1 << 31

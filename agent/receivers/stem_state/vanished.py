@@ -11,10 +11,10 @@ from datetime import tzinfo
 from msgspec import Struct
 
 from agent.stem.catalogue import TaskState
-from agent.stem.deliveries import Pending
 from agent.stem.envelope import Envelope
 from agent.stem.heartbeat import Heartbeat
-from agent.stem.query import Query, count
+from agent.stem.questions.deliveries import Pending
+from agent.stem.questions.query import Query, count
 from agent.stem.status import TaskStatus
 from agent.stem.timestamps import epoch_ns
 from agent.stem.wire import LostAttempt

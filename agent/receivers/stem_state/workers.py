@@ -8,9 +8,9 @@ from agent import instruments as of
 from agent.receivers.stem_state.survey import Moment, Survey
 from agent.stem.heartbeat import Heartbeat
 from agent.stem.keys import Keys
-from agent.stem.query import LOOK_AGAIN, Query
+from agent.stem.questions.query import LOOK_AGAIN, Query
+from agent.stem.questions.workers import Heartbeats, WorkerHeartbeat, read_heartbeats
 from agent.stem.timestamps import epoch_ns
-from agent.stem.workers import Heartbeats, WorkerHeartbeat, read_heartbeats
 
 _MS = 1000
 _MS_NS = 1_000_000

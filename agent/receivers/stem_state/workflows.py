@@ -7,8 +7,8 @@ from typing import Any
 from agent.receivers.stem_state import instruments as of
 from agent.receivers.stem_state.survey import Moment, Survey
 from agent.stem.keys import Keys
-from agent.stem.query import Query
-from agent.stem.workflows import WorkflowWalk
+from agent.stem.questions.query import Query
+from agent.stem.questions.workflows import WorkflowWalk
 
 
 class WorkflowSurvey(Survey):

@@ -5,11 +5,9 @@ from typing import Any
 from agent.redis_client import failure
 from agent.settings.redis_tls import RedisTls
 from agent.settings.types import RedisUrl, parse_redis_url
-from agent.stem.errors import AddressError, RefusedError, StemError, UnreachableError, missing_right
-from agent.stem.query import Answer, Query, QueryRefusedError, needed
-from agent.stem.reader import RedisReader
-
-_US_PER_MS = 1000
+from agent.stem.client.errors import AddressError, RefusedError, StemError, UnreachableError, missing_right
+from agent.stem.client.reader import RedisReader
+from agent.stem.questions.query import Answer, Query, QueryRefusedError, read_clock
 
 
 class Store:
@@ -53,7 +51,7 @@ class Store:
 
     async def now_ms(self) -> int:
         """Return the server's clock (Unix milliseconds); raises as `ask` does."""
-        return await self.answer(clock())
+        return await self.answer(read_clock())
 
     async def close(self) -> None:
         """Close the connection."""
@@ -74,15 +72,6 @@ class Store:
 
     def _tls_failed(self, reason: str) -> None:
         self._tls_failure = reason
-
-
-def clock(after: int = 0) -> Query[int]:
-    """Ask for the server's clock (Unix milliseconds), with the step that comes `after` so many of other questions."""
-    for _ in range(after):
-        yield []
-    (reply,) = yield [("TIME",)]
-    seconds, microseconds = map(int, needed(reply))
-    return seconds * 1000 + microseconds // _US_PER_MS
 
 
 def _parsed(name: str, url: str) -> RedisUrl:

@@ -1,7 +1,7 @@
 """What else there is to ask about a queue: when its next task is due, and why its depth is not known. Pure."""
 
 from agent.stem.keys import Keys
-from agent.stem.query import Query, Reply, ServerError, milliseconds, pairs, shaped, text
+from agent.stem.questions.query import Query, Reply, ServerError, milliseconds, pairs, shaped, text
 
 TOO_OLD = "the server does not tell lag: it is older than redis 7"
 NO_GROUP = "entries wait on a stream that no worker ever read"

@@ -13,7 +13,17 @@ from msgspec import Struct
 
 from agent.stem.keys import Keys
 from agent.stem.lenient import Count
-from agent.stem.query import Query, Reply, ServerError, entry_id, milliseconds, pairs, shaped, text, unexpected
+from agent.stem.questions.query import (
+    Query,
+    Reply,
+    ServerError,
+    entry_id,
+    milliseconds,
+    pairs,
+    shaped,
+    text,
+    unexpected,
+)
 from agent.stem.timestamps import epoch_ns
 from agent.stem.wire import Drift
 

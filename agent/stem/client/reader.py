@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from agent.redis_client import redis_client
 from agent.settings.redis_tls import RedisTls
 from agent.settings.types import RedisUrl
-from agent.stem.query import Answer, Command, Query, QueryRefusedError, Reply, ServerError
+from agent.stem.questions.query import Answer, Command, Query, QueryRefusedError, Reply, ServerError
 
 if TYPE_CHECKING:
     from asyncio_throttle.throttler import Throttler

@@ -14,7 +14,7 @@ from msgspec import Raw, Struct, field
 from agent.stem.envelope import Envelope, decode_envelope
 from agent.stem.keys import Keys
 from agent.stem.lenient import DecodeError, members, mended, salvage
-from agent.stem.query import LOOK_AGAIN, Query, count, shaped
+from agent.stem.questions.query import LOOK_AGAIN, Query, count, shaped
 
 _BESIDE = 10
 """Letters read beside those that must be new: some of these may have taken the place of others."""

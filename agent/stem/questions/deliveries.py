@@ -12,7 +12,7 @@ from msgspec import Raw, Struct
 
 from agent.stem.envelope import Envelope, decode_envelope, envelope_of
 from agent.stem.keys import Keys
-from agent.stem.query import Query, Reply, ServerError, milliseconds, pairs, shaped, text
+from agent.stem.questions.query import Query, Reply, ServerError, milliseconds, pairs, shaped, text
 
 
 class Pending(Struct, frozen=True):

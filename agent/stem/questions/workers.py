@@ -11,7 +11,7 @@ from msgspec import Struct
 from agent.stem.heartbeat import TTL_MS, Heartbeat, decode_heartbeat
 from agent.stem.keys import Keys
 from agent.stem.lenient import DecodeError
-from agent.stem.query import Command, Query, Reply, count, shaped, text, unexpected
+from agent.stem.questions.query import Command, Query, Reply, count, shaped, text, unexpected
 
 CHUNK = 100
 """Heartbeats asked for in one command, with their ages right behind it: one is about 1 kB."""

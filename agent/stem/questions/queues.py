@@ -10,11 +10,11 @@ from datetime import datetime, tzinfo
 
 from msgspec import Struct
 
-from agent.stem.dead_letters import decode_dead_letter
 from agent.stem.keys import PRIORITIES, Keys
 from agent.stem.lenient import DecodeError
-from agent.stem.query import LOOK_AGAIN, Command, Query, Reply, count, needed, shaped
-from agent.stem.streams import StreamWatch
+from agent.stem.questions.dead_letters import decode_dead_letter
+from agent.stem.questions.query import LOOK_AGAIN, Command, Query, Reply, count, needed, shaped
+from agent.stem.questions.streams import StreamWatch
 
 _CONTROL = re.compile(r"\.control\.(worker\..+|broadcast|reply\..+)\Z", re.DOTALL)
 _PRIORITY = re.compile(r":p[1-9]\Z")

@@ -6,8 +6,8 @@ A command to a worker that is gone would wait on its stream, and be obeyed by th
 import difflib
 from collections.abc import Sequence
 
-from agent.stem.errors import StemError
-from agent.stem.workers import Heartbeats
+from agent.stem.client.errors import StemError
+from agent.stem.questions.workers import Heartbeats
 
 _MOST_NAMED = 10
 

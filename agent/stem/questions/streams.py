@@ -10,7 +10,7 @@ from typing import Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from agent.stem.query import Command, Reply, ServerError, entry_id, pairs, shaped, text
+from agent.stem.questions.query import Command, Reply, ServerError, entry_id, pairs, shaped, text
 
 _START = "0-0"
 

@@ -3,12 +3,12 @@
 from collections.abc import Sequence
 from datetime import UTC, datetime, tzinfo
 
-from agent.stem.dead_letters import DeadLetter as Letter
-from agent.stem.queues import QueueState
-from agent.stem.schedules import ScheduleEntry
+from agent.stem.client.values import DeadLetter, Queue, Schedule, Worker
+from agent.stem.questions.dead_letters import DeadLetter as Letter
+from agent.stem.questions.queues import QueueState
+from agent.stem.questions.schedules import ScheduleEntry
+from agent.stem.questions.workers import Heartbeats, WorkerHeartbeat
 from agent.stem.timestamps import EPOCH, epoch_ns
-from agent.stem.values import DeadLetter, Queue, Schedule, Worker
-from agent.stem.workers import Heartbeats, WorkerHeartbeat
 
 _NS_PER_MS = 1_000_000
 _LAST = datetime.max.replace(tzinfo=UTC)

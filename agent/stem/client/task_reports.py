@@ -6,12 +6,12 @@ from datetime import UTC, datetime, tzinfo
 from msgspec.structs import replace
 
 from agent.stem.catalogue import TaskState
-from agent.stem.deliveries import Delayed, Pending
+from agent.stem.client.reports import age_ms, aware, moment
+from agent.stem.client.values import TaskInFlight, TaskReport, TaskTrace
 from agent.stem.envelope import Envelope
-from agent.stem.reports import age_ms, aware, moment
+from agent.stem.questions.deliveries import Delayed, Pending
+from agent.stem.questions.trail import Delivery, Found
 from agent.stem.status import TaskStatus
-from agent.stem.trail import Delivery, Found
-from agent.stem.values import TaskInFlight, TaskReport, TaskTrace
 
 _NO_ENVELOPE = Envelope()
 _NO_TIME = datetime.min.replace(tzinfo=UTC)

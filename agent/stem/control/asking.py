@@ -3,9 +3,9 @@
 import asyncio
 from datetime import UTC, datetime
 
-from agent.stem.errors import RefusedError
-from agent.stem.inquiry import Inquiry
-from agent.stem.store import Store
+from agent.stem.client.errors import RefusedError
+from agent.stem.client.store import Store
+from agent.stem.control.inquiry import Inquiry
 
 BLOCK_SECONDS = 1.0
 """Redis is asked to hold back its answer for so long at the most; the timeout of the broker's store is to be longer."""

@@ -6,8 +6,8 @@ A queue is known by its streams, its delayed set or its dead letters; Stem keeps
 import re
 
 from agent.stem.keys import Keys, glob_escaped
-from agent.stem.query import Query, shaped, text
-from agent.stem.queues import is_control
+from agent.stem.questions.query import Query, shaped, text
+from agent.stem.questions.queues import is_control
 
 _PRIORITY = re.compile(r":p[1-9]\Z")
 STEPS = 2

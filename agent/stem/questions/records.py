@@ -4,7 +4,7 @@ from collections.abc import Sequence
 
 from agent.stem.keys import Keys
 from agent.stem.lenient import DecodeError
-from agent.stem.query import Query, Reply, ServerError, needed
+from agent.stem.questions.query import Query, Reply, ServerError, needed
 from agent.stem.status import TaskStatus, decode_status
 
 MAX_BYTES = 1 << 20

@@ -12,7 +12,7 @@ from msgspec import Struct
 
 from agent.stem.keys import Keys
 from agent.stem.lenient import mended
-from agent.stem.query import Query, shaped, unexpected
+from agent.stem.questions.query import Query, shaped, unexpected
 
 _PAUSE = "__stem.queue.pause__:"
 

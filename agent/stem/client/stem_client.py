@@ -13,23 +13,24 @@ from types import TracebackType
 from typing import Self
 
 from agent.settings.redis_tls import RedisTls
-from agent.stem import reports
-from agent.stem.backlog import explain_depth, read_next_due
-from agent.stem.dead_letters import read_dead_letters
-from agent.stem.deliveries import Delayed, Pending, read_delayed, read_pending
-from agent.stem.discovery import QueueWalk
-from agent.stem.errors import AddressError, RefusedError
+from agent.stem.client import reports
+from agent.stem.client.errors import AddressError, RefusedError
+from agent.stem.client.store import Store
+from agent.stem.client.task_reports import Records, in_flight, task_report
+from agent.stem.client.values import DeadLetter, Queue, QueueNames, Schedule, TaskInFlight, TaskReport, Worker
 from agent.stem.keys import Keys
-from agent.stem.pauses import read_pauses
-from agent.stem.queues import QueueState, QueueWatch
-from agent.stem.records import read_records
-from agent.stem.schedules import read_schedules
+from agent.stem.questions.backlog import explain_depth, read_next_due
+from agent.stem.questions.dead_letters import read_dead_letters
+from agent.stem.questions.deliveries import Delayed, Pending, read_delayed, read_pending
+from agent.stem.questions.discovery import QueueWalk
+from agent.stem.questions.pauses import read_pauses
+from agent.stem.questions.query import read_clock
+from agent.stem.questions.queues import QueueState, QueueWatch
+from agent.stem.questions.records import read_records
+from agent.stem.questions.schedules import read_schedules
+from agent.stem.questions.trail import Found, find_task
+from agent.stem.questions.workers import read_heartbeats
 from agent.stem.status import TaskStatus
-from agent.stem.store import Store, clock
-from agent.stem.task_reports import Records, in_flight, task_report
-from agent.stem.trail import Found, find_task
-from agent.stem.values import DeadLetter, Queue, QueueNames, Schedule, TaskInFlight, TaskReport, Worker
-from agent.stem.workers import read_heartbeats
 
 DEFAULT_URL = "redis://localhost:6379/0"
 MAX_WORKERS = 10_000
@@ -43,8 +44,8 @@ _QUEUES_AT_ONCE = 20
 class StemClient:
     """Asks a broker, a result backend and a schedule store. Make it with `connect`.
 
-    Every question raises `UnreachableError` or `RefusedError` (`agent.stem.errors`). An object serves one event loop,
-    and one question at a time.
+    Every question raises `UnreachableError` or `RefusedError` (`agent.stem.client.errors`). An object serves one event
+    loop, and one question at a time.
     """
 
     def __init__(
@@ -137,7 +138,7 @@ class StemClient:
 
     async def workers(self) -> list[Worker]:
         """Return all workers that the result backend's index names: those whose heartbeat has expired, too."""
-        found, now_ms = await self.results.ask(read_heartbeats(self.keys, MAX_WORKERS), clock(after=1))
+        found, now_ms = await self.results.ask(read_heartbeats(self.keys, MAX_WORKERS), read_clock(after=1))
         return reports.workers_of(found, now_ms, self.zone)
 
     # --- queues ------------------------------------------------------------------------------------------------------
@@ -213,7 +214,7 @@ class StemClient:
         if limit <= 0:
             return []
         questions = [read_dead_letters(self.keys, name, limit) for name in queues]
-        now_ms, *answers = await self.broker.ask(clock(), *questions)
+        now_ms, *answers = await self.broker.ask(read_clock(), *questions)
         return [
             reports.dead_letter_of(name, letter, now_ms, self.zone)
             for name, letters in zip(queues, answers, strict=True)
@@ -224,7 +225,7 @@ class StemClient:
         """Return the entries of the schedule store, next first; raises `AddressError` without a `schedules_url`."""
         if self._schedules is None:
             raise AddressError("no schedule store is named: give `schedules_url`")
-        entries, now_ms = await self._schedules.ask(read_schedules(self.keys, max(1, limit)), clock(after=1))
+        entries, now_ms = await self._schedules.ask(read_schedules(self.keys, max(1, limit)), read_clock(after=1))
         return [reports.schedule_of(entry, now_ms, self.zone) for entry in entries]
 
     # --- tasks -------------------------------------------------------------------------------------------------------

@@ -1,7 +1,7 @@
 """Questions to Redis as pure generators: each yields the commands of one round trip, and is sent their replies.
 
-Whoever runs them (`agent/stem/reader.py`) sends the commands of all questions together, so that a hundred questions of
-two steps cost two round trips. A reply that is an error is a value, because what it means is for the question to say.
+Whoever runs them (`client/reader.py`) sends the commands of all questions together, so that a hundred questions of two
+steps cost two round trips. A reply that is an error is a value, because what it means is for the question to say.
 """
 
 import re
@@ -105,8 +105,13 @@ def milliseconds(score: Reply) -> int:
         raise unexpected("expected a score") from None
 
 
-def read_time() -> Query[int]:
-    """Ask for the server's clock (Unix nanoseconds), in one round trip; raises `QueryRefusedError`."""
+def read_clock(after: int = 0) -> Query[int]:
+    """Ask for the server's clock (Unix milliseconds), with the step that comes `after` so many of other questions.
+
+    Raises `QueryRefusedError` if the server refuses.
+    """
+    for _ in range(after):
+        yield []
     (reply,) = yield [("TIME",)]
     seconds, microseconds = entry_id(b"-".join(shaped(reply, list[bytes])))
-    return (seconds * 1_000_000 + microseconds) * 1000
+    return seconds * 1000 + microseconds // 1000

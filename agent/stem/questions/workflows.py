@@ -7,7 +7,7 @@ a stretch at a time; Stem's own listing misses those whose ids are UUIDs, which 
 from collections import Counter
 
 from agent.stem.keys import Keys, glob_escaped
-from agent.stem.query import Command, Query, Reply, shaped, text
+from agent.stem.questions.query import Command, Query, Reply, shaped, text
 
 STEPS = 2
 _FIELDS = "workflow", "status"

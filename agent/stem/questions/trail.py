@@ -12,13 +12,13 @@ from uuid import UUID
 import msgspec
 from msgspec import Struct
 
-from agent.stem.dead_letters import DeadLetter, decode_dead_letter
-from agent.stem.deliveries import Delayed, Pending, delayed_of, pending_of
 from agent.stem.envelope import Envelope, envelope_of
 from agent.stem.keys import Keys
 from agent.stem.lenient import DecodeError
-from agent.stem.query import Query, Reply, needed, pairs, text
-from agent.stem.streams import GroupState, read_groups
+from agent.stem.questions.dead_letters import DeadLetter, decode_dead_letter
+from agent.stem.questions.deliveries import Delayed, Pending, delayed_of, pending_of
+from agent.stem.questions.query import Query, Reply, needed, pairs, text
+from agent.stem.questions.streams import GroupState, read_groups
 
 PAGE = 200
 """Entries in one reply: one has about 1 kB, and its arguments."""

@@ -13,12 +13,20 @@ from enum import StrEnum
 
 from msgspec import Struct
 
-from agent.stem.control import ControlCommand, Reply, decode_reply, reply_queue, request, request_fields, worker_queue
+from agent.stem.control.protocol import (
+    ControlCommand,
+    Reply,
+    decode_reply,
+    reply_queue,
+    request,
+    request_fields,
+    worker_queue,
+)
 from agent.stem.keys import Keys
 from agent.stem.lenient import DecodeError
-from agent.stem.query import Command, Query, QueryRefusedError, ServerError, needed, pairs, text
-from agent.stem.query import Reply as Answered
-from agent.stem.streams import read_groups
+from agent.stem.questions.query import Command, Query, QueryRefusedError, ServerError, needed, pairs, text
+from agent.stem.questions.query import Reply as Answered
+from agent.stem.questions.streams import read_groups
 
 LATE_MS = 600_000
 """How long after the end of the wait a late reply finds a stream that expires: a worker may stand still for minutes."""
