@@ -56,11 +56,15 @@ NOBODY = Holder("", "")
 
 
 class Record(NamedTuple):
-    """What an owner left: who, whether it gave the claim up on purpose, and the last number it processed per boot."""
+    """What an owner left: who, whether it gave the claim up on purpose, and the last number it processed per boot.
+
+    `heir` is who has taken the claim since and written nothing yet, though it may have processed something.
+    """
 
     by: str
     clean: bool
     seen: Mapping[str, int]
+    heir: str = ""
 
 
 NO_RECORD = Record("", clean=False, seen={})
@@ -234,13 +238,16 @@ class Claims:
 
     # --- answers -----------------------------------------------------------------------------------------------------
 
-    def answered(self, ask: Ask, answer: Answer, sent_ns: int) -> list[Change]:
-        """Take an answer to what was asked at `sent_ns`; return what that changes."""
+    def answered(self, ask: Ask, answer: Answer, sent_ns: int, now_ns: int) -> list[Change]:
+        """Take an answer to what was asked at `sent_ns`; return what that changes.
+
+        A claim whose answer was under way for as long as it lasts is none: another may have it by now.
+        """
         claim = self.claims.get(ask.emitter)
         if claim is None:
             return []
         if answer.holder.agent == self.agent:
-            changes = self._is_ours(claim, ask, answer, sent_ns)
+            changes = self._is_ours(claim, ask, answer, sent_ns, now_ns)
         elif answer.holder == NOBODY:
             changes = self._is_free(claim, sent_ns)
         else:
@@ -248,19 +255,23 @@ class Claims:
         self._weigh()
         return changes
 
-    def _is_ours(self, claim: Claim, ask: Ask, answer: Answer, sent_ns: int) -> list[Change]:
+    def _is_ours(self, claim: Claim, ask: Ask, answer: Answer, sent_ns: int, now_ns: int) -> list[Change]:
         before = claim.standing
         claim.free_ns = 0
         if ask.action is Action.LOOK:  # of a life before, or what we gave was not taken from us
             if not self.leaving:
                 self._want(claim)
             return []
-        claim.standing = Standing.HELD
         claim.lease.renewed(sent_ns)
+        if not claim.lease.holds(now_ns):
+            self.again = True
+            return []
+        claim.standing = Standing.HELD
         self._court(claim, answer.wish, sent_ns)
         if before not in {Standing.HELD, Standing.LAPSED}:
             return [Change(What.ACQUIRED, claim.emitter, answer.record)]
-        if answer.taken and answer.record.by not in {"", self.agent}:  # empty: the server lost it, nobody took it
+        record = answer.record
+        if answer.taken and (record.heir or record.by) not in {"", self.agent}:  # empty: the server lost it
             return [Change(What.LOST, claim.emitter), Change(What.ACQUIRED, claim.emitter, answer.record)]
         return [Change(What.RESUMED, claim.emitter)] if before is Standing.LAPSED else []
 

@@ -3,6 +3,7 @@
 import asyncio
 from collections import Counter
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -26,6 +27,7 @@ from tests.conftest import until
 from tests.tcp import passing_on, serving
 
 CLOCK = SteadyClock()
+README = Path(__file__).parents[2] / "README.md"
 
 
 class Agent:
@@ -272,6 +274,23 @@ async def test_after_a_kill_another_takes_over_and_tells_the_gap(join: Join, spe
     assert {fact.emitter for fact in gateways[1].told(TakenOver)} >= set(share)
 
 
+async def test_what_waits_unread_from_before_a_takeover_is_not_processed_again(
+    join: Join, speaker: Callable[..., Speaker]
+) -> None:
+    first, second = [await join(f"gateway-{number}", **SHORT) for number in range(2)]
+    speaking = speaker(*PODS)
+    await each_has_one_owner(first, second)
+    share = [emitter for emitter in first.claims.held if emitter in PODS]
+    transport: Any = second.receiver._connection._transport  # type: ignore[union-attr]
+    transport.pause_reading()
+    await speaking.says(200)
+    await first.kill()
+    await until(lambda: set(share) <= set(second.claims.held))
+    transport.resume_reading()
+    await speaking.says()
+    await everything_is_told_once(speaking, first, second, gaps=True)
+
+
 async def test_a_lease_that_is_over_is_no_permission(
     join: Join, speaker: Callable[..., Speaker], valkey: ValkeyServer
 ) -> None:
@@ -354,6 +373,7 @@ async def test_a_sidecar_that_was_killed_goes_on_at_once_under_its_name(
 
 
 async def test_the_rights_that_are_named_are_enough(namespace: str) -> None:
+    assert f"ACL SETUSER agent {RIGHTS}\n" in README.read_text(encoding="utf-8")
     with embedded_valkey() as server:
         async with redis.asyncio.Redis(port=server.port) as admin:
             await admin.execute_command("ACL", "SETUSER", "agent", "on", ">secret", *RIGHTS.split())

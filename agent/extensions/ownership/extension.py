@@ -25,7 +25,7 @@ _MOST_ROUNDS = 150
 """In a lease, and no more than twenty a second: whatever wakes the keeper does not do so more often."""
 NEWS_PREFIX = "stem-agent:news:"
 RIGHTS = (
-    "~stem-agent:* &stem-agent:* +get +set +del +pexpire +hset +hdel +hgetall +zadd +zrem +zremrangebyscore +zrange"
+    "~stem-agent:* &stem-agent:* +get +set +del +pexpire +hset +hgetall +zadd +zrem +zremrangebyscore +zrange"
     " +time +evalsha +script|load +publish +subscribe"
 )
 """What a Redis user needs for it, as `ACL SETUSER` takes it; the README says so, too."""

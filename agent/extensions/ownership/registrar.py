@@ -19,7 +19,7 @@ RECORD_SECONDS = 3600
 """What an owner left is of use for as long as a boot is remembered, or until the next owner has read it."""
 MAX_BOOTS = 32
 """Boots in a record: the emitter's last ones."""
-_BY, _CLEAN, _BOOT = ":by", ":clean", "="
+_BY, _CLEAN, _HEIR, _BOOT = ":by", ":clean", ":heir", "="
 
 
 class Registrar:
@@ -108,7 +108,7 @@ class Registrar:
                 self._wished.add(ask.emitter)
             else:
                 self._wished.discard(ask.emitter)
-            changes += self._party.claims.answered(ask, answer, sent_ns)
+            changes += self._party.claims.answered(ask, answer, sent_ns, self._clock())
         if changes:
             self._party.changed(changes)
 
@@ -168,7 +168,7 @@ def _record(fields: Sequence[bytes]) -> Record:
         for field, seq in found.items()
         if field.startswith(_BOOT) and seq.isascii() and seq.isdigit()
     }
-    return Record(found.get(_BY, ""), clean=_CLEAN in found, seen=seen)
+    return Record(found.get(_BY, ""), clean=_CLEAN in found, seen=seen, heir=found.get(_HEIR, ""))
 
 
 def _text(value: bytes) -> str:

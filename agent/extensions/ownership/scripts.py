@@ -27,8 +27,7 @@ for i, ask in ipairs(cjson.decode(ARGV[4])) do
   elseif mine or holder == '' then
     if action == 'want' or not mine then
       found = redis.call('HGETALL', record)
-      redis.call('HDEL', record, ':clean')
-      redis.call('HSET', record, ':by', me)
+      redis.call('HSET', record, ':heir', me)
       if not mine then taken = 1 end
     elseif #fields > 0 then
       redis.call('DEL', record)

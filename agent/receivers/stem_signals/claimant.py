@@ -5,7 +5,7 @@ The receiver asks about a channel once and remembers the answer, so an owner pay
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
 from agent.core.claims import Change, Claims, Record, Standing, What
@@ -27,6 +27,7 @@ KEPT_SHARE = 4
 LEAVE_SECONDS = 3.0
 """The longest that a stop waits for others to take over: three hand-overs with the default lease."""
 LOOK_AGAIN_TICKS = 240
+_NOT_YET = 1 << 63
 
 
 class Ear(Protocol):
@@ -49,6 +50,9 @@ class Ear(Protocol):
 
     def position(self) -> tuple[int, int]:
         """Return how many messages were received and how many processed, ever."""
+
+    def ping(self, answered: Callable[[], None]) -> None:
+        """Have `answered` called when everything that was published until now has been received."""
 
 
 class Claimant:
@@ -79,6 +83,7 @@ class Claimant:
         self._lapsed_ns = 0
         self._restored: set[str] = set()
         self._ticks = 0
+        self._stale: dict[str, int] = {}
         self._alone = asyncio.Event()
         telemetry.gauge("stem_agent.ownership.emitters", lambda: float(len(self.claims.held)), receiver=identity)
         ownership.join(self)
@@ -97,7 +102,7 @@ class Claimant:
 
     def owns(self, emitter: str) -> bool:
         """Whether messages of an emitter are to be processed; the answer holds until `forget_channels`."""
-        if not self.claims.holds(emitter):
+        if not self.claims.holds(emitter) or emitter in self._stale:
             return False
         self.claims.claims[emitter].heard = True
         return True
@@ -107,8 +112,8 @@ class Claimant:
         standing = self.claims.hear(emitter)
         if self.claims.again:
             self._ownership.wake()
-        if standing is Standing.FOREIGN or emitter == HEARTBEATS:
-            return
+        if standing in {Standing.FOREIGN, Standing.HELD} or emitter == HEARTBEATS:
+            return  # held, and heard before it was: see `_stale`
         if standing is Standing.LAPSED:
             self._ear.not_owned(emitter, payload)
         else:
@@ -119,6 +124,23 @@ class Claimant:
         self._ticks += 1
         if self._ticks % LOOK_AGAIN_TICKS == 0:
             self._ear.forget_channels(self.claims.held)
+
+    def look(self, now_ns: int) -> None:
+        """Look at the time, and at what has been processed, before more is."""
+        if now_ns >= self.claims.valid_until_ns:
+            self.lapse(now_ns)
+        if self._stale:
+            _, processed = self._ear.position()
+            fresh = [emitter for emitter, received in self._stale.items() if processed >= received]
+            for emitter in fresh:
+                del self._stale[emitter]
+            self._ear.forget_channels(fresh)
+
+    def received(self, emitters: Iterable[str] | None = None) -> None:
+        """Take note that what was published before these (or all) were taken over was received, or never will be."""
+        now, _ = self._ear.position()
+        for emitter in self._stale.keys() & (self._stale.keys() if emitters is None else set(emitters)):
+            self._stale[emitter] = min(self._stale[emitter], now)
 
     def lapse(self, now_ns: int) -> None:
         """Take note that leases are over."""
@@ -203,6 +225,8 @@ class Claimant:
     def _part(self, emitters: Sequence[str]) -> None:
         """Leave to others what is theirs."""
         self._restored.difference_update(emitters)
+        for emitter in emitters:
+            self._stale.pop(emitter, None)
         self._ear.report(self._sequence.part(self.namespace, set(emitters)))
         self._ear.hand_on([Released(self.namespace, tuple(emitters))])
         self._ear.forget_channels(emitters)
@@ -213,7 +237,8 @@ class Claimant:
         One that gave the claim up processed nothing after its record, nor did our own life before. One that was killed
         may have: of that nothing is processed again, and everything after its record counts as a gap.
         """
-        sure = record.clean or record.by == self.claims.agent
+        if record.heir and record.heir != self.claims.agent:
+            record = record._replace(by=record.heir, clean=False)
         if record.by:
             if not self._goes_on(emitter, record):
                 self._ear.hand_on([TakenOver(self.namespace, emitter)])
@@ -222,6 +247,10 @@ class Claimant:
         self._ear.forget_channels([emitter])
         messages = self._kept.take(emitter)
         if record.by:
+            sure = record.clean or record.by == self.claims.agent
+            if not sure:  # what was received before now may have been processed by the one that was killed
+                self._stale[emitter] = _NOT_YET
+                self._ear.ping(lambda: self.received([emitter]))
             messages = [each for each in messages if self._is_new(emitter, each, record, sure=sure)]
         self._ear.replay(messages)
 

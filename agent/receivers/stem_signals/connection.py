@@ -3,7 +3,7 @@
 import asyncio
 import os
 import ssl
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import hiredis
@@ -85,14 +85,20 @@ class Connection(asyncio.Protocol):
         if self._transport:
             self._transport.abort()
 
+    def ping(self, answered: Callable[[], None] | None) -> None:
+        """Ask for a sign of life; `answered` is called when it has come, after everything said before it."""
+        if self._transport:
+            self._session.pings.append(answered)
+            self._transport.write(PING)
+
     def keep_alive(self, interval: float) -> None:
         """Ping every `interval` seconds of silence; end the session after two without a word."""
         silence = self._loop.time() - self._last_heard
         if silence >= 2 * interval:
             self.end(SessionEnd.SILENT)
             return
-        if silence >= interval / 2 and self._transport:
-            self._transport.write(PING)
+        if silence >= interval / 2:
+            self.ping(None)
         self._pinger = self._loop.call_later(interval, self.keep_alive, interval)
 
 

@@ -1,7 +1,7 @@
 """The receiver itself: fails fast on the first connect, reconnects for ever afterwards, decodes, hands on."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from zoneinfo import ZoneInfo
 
 from agent.core.backoff import Backoff
@@ -255,6 +255,8 @@ class StemSignalsReceiver:
         """Tell, after everything heard before, that nothing is heard; unless that was told."""
         if self._deaf_since_ns is None:
             self._deaf_since_ns, self._listening_since_ns = from_ns, None
+            if self._claimant:
+                self._claimant.received()
             self._sequence.listen(None)  # at once: what is heard and not decoded yet has no use for the promise
             self._tell_outage(from_ns, 0)
 
@@ -307,8 +309,8 @@ class StemSignalsReceiver:
 
     def _process(self) -> None:
         now_ns = self._clock()
-        if self._claimant and now_ns >= self._claimant.claims.valid_until_ns:
-            self._claimant.lapse(now_ns)
+        if self._claimant:
+            self._claimant.look(now_ns)
         facts = self._outages()
         facts += [
             fact
@@ -412,6 +414,13 @@ class StemSignalsReceiver:
             name = heartbeat_channel(namespace) if emitter == HEARTBEATS else signal_channel(namespace, emitter)
             self._emitters.pop(name.encode(), None)
             self._others.pop(name.encode(), None)
+
+    def ping(self, answered: Callable[[], None]) -> None:
+        """Have `answered` called when everything that was published until now has been received."""
+        if self._connection:
+            self._connection.ping(answered)
+        else:
+            answered()
 
     def position(self) -> tuple[int, int]:
         """Return how many messages were received and how many processed, ever."""

@@ -7,6 +7,7 @@
 Bytes go in through `feed`, messages come out of it, and what is to be sent are `opening` and `PING`.
 """
 
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -86,7 +87,8 @@ class Session:
 
     `on_message(channel, payload)` is called for every message. After `feed`, `ready` says whether every
     subscription stands, `refusal` why it never will, `declined` which optional steps were refused, `server_time_us`
-    what time it was at the server (Unix microseconds) when it answered, None where it does not tell.
+    what time it was at the server (Unix microseconds) when it answered, None where it does not tell. `pings` are under
+    way, each with what to call when its answer has come, and everything that was said before it.
     """
 
     def __init__(self, login: Login, subscriptions: Sequence[Subscription], on_message: OnMessage) -> None:
@@ -95,6 +97,7 @@ class Session:
         self._on_message = on_message
         self.refusal: Refusal | None = None
         self.declined: list[Refusal] = []
+        self.pings: deque[Callable[[], None] | None] = deque()
         self.server_time_us: int | None = None
         self.opening = b"".join(step.request for step in self._steps)
 
@@ -136,6 +139,8 @@ class Session:
                     on_message(reply[2], reply[3])
                     continue
                 if kind == b"pong":
+                    if self.pings and (answered := self.pings.popleft()):
+                        answered()
                     continue
             if self._steps and self.refusal is None:
                 self._answer(reply)
