@@ -172,7 +172,7 @@ class OwnershipExtension:
     def _judge(self, reason: str) -> bool:
         """Tell of a change, if there is one; `reason` is why the lease is lost, if it is."""
         leads = self._ownership.leads(self._clock())
-        if leads is self._leads:
+        if leads is self._leads or not self._ownership.duties:  # without a duty it resigns, with the next round
             return False
         self._leads = leads
         namespace = self._config.namespace
