@@ -134,6 +134,15 @@ async def test_after_a_kill_another_leads_and_never_two_at_once(join: Join) -> N
     assert all(agent.ownership.fleet_is_told(WORKERS, CLOCK()) for agent in agents)
 
 
+async def test_whoever_follows_knows_when_the_lease_ends(join: Join) -> None:
+    first = await join("first", lease="10s")
+    await until(lambda: first.leads)
+    second = await join("second", lease="10s")
+    await until(lambda: second.part.reason == "agent first leads")
+    assert 0 < second.extension._leader.left < 10.1
+    assert first.extension._leader.left == 10
+
+
 async def test_after_a_clean_stop_another_leads_without_waiting_for_the_lease(join: Join) -> None:
     first = await join("first", lease="1h", timeout="1s")
     await until(lambda: first.leads)
@@ -219,7 +228,7 @@ async def test_a_missing_right_is_named_with_the_command_that_gives_it(join: Joi
             url = f"redis://agent:secret@127.0.0.1:{server.port}"
             with pytest.raises(StartupError, match="run: ACL SETUSER agent ~stem-agent:"):
                 await join("refused", url=url)
-            await admin.execute_command("ACL", "SETUSER", "agent", "~stem-agent:*", "+get")
+            await admin.execute_command("ACL", "SETUSER", "agent", "~stem-agent:*", "+get", "+pttl")
             agent = await join("first", url=url)
             await until(lambda: agent.part.state is State.DEGRADED)
             command = agent.part.reason.partition("; run: ")[2]

@@ -20,7 +20,7 @@ class OwnershipConfig(Config):
         "stem", min_length=1, description="the worker namespace; agents of one namespace agree with each other"
     )
     lease: Duration = Field(
-        15.0,
+        10.0,
         ge=0.1,
         le=3600,
         description="after a kill another agent takes over within two of these; renewed every third of it",

@@ -25,7 +25,7 @@ _MOST_ROUNDS = 150
 """In a lease, and no more than twenty a second: whatever wakes the keeper does not do so more often."""
 NEWS_PREFIX = "stem-agent:news:"
 RIGHTS = (
-    "~stem-agent:* &stem-agent:* +get +set +del +pexpire +hset +hgetall +zadd +zrem +zremrangebyscore +zrange"
+    "~stem-agent:* &stem-agent:* +get +set +del +pttl +pexpire +hset +hgetall +zadd +zrem +zremrangebyscore +zrange"
     " +time +evalsha +script|load +publish +subscribe"
 )
 """What a Redis user needs for it, as `ACL SETUSER` takes it; the README says so, too."""
@@ -131,7 +131,7 @@ class OwnershipExtension:
             else:
                 backoff.reset()
                 soon = [each.delay for each in self._registrars if each.delay is not None]
-                delay = min(soon, default=third)
+                delay = min(third, *soon, leader.left if self._ownership.duties else third)
             self._judge("it ran out before it could be renewed")
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(delay):

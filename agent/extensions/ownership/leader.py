@@ -10,11 +10,14 @@ if TYPE_CHECKING:
 
 # redis-py is imported where it is first needed: see `agent.redis_client`.
 
+_AFTERWARDS_SECONDS = 0.01  # a lease is told in whole milliseconds
 LEADER_PREFIX = "stem-agent:leader:"
 
 
 class Leader:
     """One agent's part in the leadership; `leader` is who leads, as far as it is known, empty for nobody.
+
+    `left` is for how long (seconds) another's lease lasts unless it is renewed: the moment to try again.
 
     Methods raise what redis-py raises.
     """
@@ -27,6 +30,7 @@ class Leader:
         self._lease = lease
         self._lock: Lock | None = None
         self.leader = ""
+        self.left = lease
 
     async def renew(self, sent_ns: int) -> bool:
         """Take the lock, or keep it; return whether it is ours. `sent_ns` is now.
@@ -38,7 +42,7 @@ class Leader:
             self._lock = self._new_lock()
             ours = await self._kept()
         if ours:
-            self.leader = self._agent
+            self.leader, self.left = self._agent, self._lease
             self._ownership.seen(self._ownership.duties, sent_ns)
         return ours
 
@@ -79,7 +83,10 @@ class Leader:
         return True
 
     async def _look(self, now_ns: int) -> Any:
-        holder: Any = await self._redis.get(self._key) or b""
+        pipeline: Any = self._redis.pipeline(transaction=False)
+        holder, left_ms = await pipeline.get(self._key).pttl(self._key).execute()
+        holder = holder or b""
+        self.left = max(0, left_ms) / 1000 + _AFTERWARDS_SECONDS if holder else self._lease
         self.leader, *duties = holder.decode("utf-8", "replace").split(" ")
         self._ownership.seen(set(duties), now_ns)
         return holder
