@@ -159,8 +159,7 @@ class StemStateReceiver:
                     await self._turn()
         for duty in self._duties:
             self._ownership.withdraw(duty)
-        for store in self._stores:
-            await store.reader.close()
+        await self._disconnect()
 
     def _refused(self, store: Store, error: Exception) -> None:
         """Raise `StartupError` for what will not heal; note everything else."""
@@ -173,12 +172,17 @@ class StemStateReceiver:
     # --- stores ------------------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
+        """Make the readers; those of the search are not paced."""
         config, self._stores = self._config, list(self._connected())
-        broker, results = (
-            next(store.reader for store in self._stores if name in store.surveys) for name in ("queues", "workers")
-        )
+        readers = self._reader(config.url, config.tls), self._reader(config.results.url, config.results.tls)
         keys = Keys(config.store_namespace), Keys(config.results.namespace)
-        self._search = Search(broker, results, *keys, config.namespace, self._zone)
+        self._search = Search(*readers, *keys, config.namespace, self._zone)
+
+    async def _disconnect(self) -> None:
+        for store in self._stores:
+            await store.reader.close()
+        if self._stores:
+            await self._search.close()
 
     def _connected(self) -> Iterator[Store]:
         """Yield each server that something is read from."""
@@ -252,31 +256,29 @@ class StemStateReceiver:
                 store.reader.throttle = Throttler(MOST_ROUND_TRIPS, period=self._config.interval)
             if len(self._surveys.queues.queues) > known:  # what the first turn found is not to wait for the next
                 told = await asyncio.gather(*map(self._ask, self._stores))
-        lost = await self._lost()
         if not self._ownership.leads(self._clock()):
             return
-        if lost:
+        self._metrics.tell(told)  # at once: whether anything was lost may take long to find out
+        lost = await self._lost()
+        if lost and self._ownership.leads(self._clock()):
             self._signals.consume_facts(lost, self._zone)
-        self._metrics.tell(told)
 
     async def _lost(self) -> list[LostAttempt]:
-        """Return what was lost with the workers that went down in this turn; look at those that are about to."""
-        workers = self._surveys.workers
+        """Return what was lost with the workers that went down; look at those that are about to."""
+        workers, lost = self._surveys.workers, list[LostAttempt]()
         try:
             lost = await self._search.lost(workers.down)
             await self._search.look(workers.late, self._surveys.queues.queues)
-        except Exception as error:  # noqa: BLE001 - what is pending can be looked at in the next turn too
+        except Exception as error:  # noqa: BLE001 - who could not be asked about is asked about in the next turn
             reason = _why(error)
             self._telemetry.emit(events.PollFailed(self._id, self._config.url.address, "lost attempts", reason))
-            return []
         return lost
 
     async def _rest(self) -> None:
         """Forget everything: another agent leads, and what it tells goes on without us."""
         self._fresh = True
         self._surveys = Surveys(self._config, self._clock())
-        for store in self._stores:
-            await store.reader.close()
+        await self._disconnect()
         self._connect()
 
     async def _ask(self, store: Store) -> tuple[list[bytes], list[int]]:
