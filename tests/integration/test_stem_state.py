@@ -386,11 +386,23 @@ async def test_only_the_leader_asks_and_whoever_follows_begins_at_once(
     assert ("stem.queue.depth", "default", "stem") in await poller.turns(1)
     ownership.lease.gone()
     ownership.changed()
-    await until(lambda: poller.receiver._stores[0].reader.round_trips == 0)
+    await until(lambda: poller.receiver._fresh)
     assert poller.told.turns == 1, "another tells it now"
     ownership.lease.renewed(CLOCK())
     ownership.changed()
     await poller.turns(1)
+
+
+async def test_a_fault_of_a_turn_does_not_end_the_polling(
+    fleet: Fleet, prefix: str, redis_url: str, poll: Poll, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    await fill(fleet)
+    poller = await poll(**stores(redis_url, prefix))
+    await poller.turns(1)
+    monkeypatch.delattr(poller.receiver, "_metrics")
+    await until(lambda: poller.telemetry.counted("stem_agent.polls.failed", subjects="everything") > 0)
+    monkeypatch.undo()
+    await poller.turns(2)
 
 
 async def test_what_ran_on_a_node_that_died_is_found_and_told_once(

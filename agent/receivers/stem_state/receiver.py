@@ -2,8 +2,8 @@
 
 import asyncio
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from typing import Any
 from zoneinfo import ZoneInfo
 
@@ -13,19 +13,15 @@ from agent.core.clock import Clock
 from agent.core.errors import StartupError, fault
 from agent.core.ownership import SCHEDULES, WORKERS, Ownership
 from agent.core.pressure import Priority
-from agent.core.status import Reporter, Reports
+from agent.core.status import Reports
 from agent.core.tasks import cancel
 from agent.otlp.batch import Batch, Consumer, Kind
 from agent.otlp.resource import Resource
 from agent.receivers.stem_state import events
 from agent.receivers.stem_state.config import StemStateConfig
-from agent.receivers.stem_state.letters import LetterSurvey
-from agent.receivers.stem_state.queues import PauseSurvey, QueueSurvey
-from agent.receivers.stem_state.schedules import ScheduleSurvey
 from agent.receivers.stem_state.search import Search
-from agent.receivers.stem_state.survey import Moment, Survey
-from agent.receivers.stem_state.workers import WorkerSurvey
-from agent.receivers.stem_state.workflows import WorkflowSurvey
+from agent.receivers.stem_state.store import Store, Told
+from agent.receivers.stem_state.subjects import Subjects
 from agent.redis_client import failure, is_unavailable, refused_for_good
 from agent.settings.redis_tls import RedisTls
 from agent.settings.types import RedisUrl
@@ -38,46 +34,6 @@ from agent.telemetry.events import FileUnusable, Telemetry
 MOST_ROUND_TRIPS = 3
 """To each server in an interval, however many queues and workers there are."""
 _LAST_TURN_SHARE = 0.2  # of the deadline of a stop: delivering what is held needs more
-_MS_NS = 1_000_000
-
-
-@dataclass(slots=True)
-class Store:
-    """A server and database, and what is read from it; `offset_ms` is its clock minus ours, None until it was asked."""
-
-    reader: RedisReader
-    report: Reporter
-    surveys: dict[str, Survey] = field(default_factory=dict)
-    offset_ms: int | None = None
-
-    @property
-    def subjects(self) -> str:
-        """What is read from it, for people."""
-        return ", ".join(self.surveys)
-
-
-class Surveys:
-    """All subjects, each with the store it is read from; a leader begins with new ones."""
-
-    def __init__(self, config: StemStateConfig, now_ns: int) -> None:
-        zone, budget = ZoneInfo(config.assume_timezone), config.scan_budget
-        common = config.namespace, zone, now_ns
-        broker, results = Keys(config.store_namespace), Keys(config.results.namespace)
-        self.queues = QueueSurvey(broker, config.queues, *common, budget=budget, most=config.max_queues)
-        self.letters = LetterSurvey(broker, *common)
-        self.workers = WorkerSurvey(
-            results, *common, timeout=config.heartbeat_timeout, ttl=config.worker_ttl, most=config.max_workers
-        )
-        self.pauses = PauseSurvey(*common)
-        self.schedules = ScheduleSurvey(Keys(config.schedules.namespace), *common, most=config.max_schedules)
-        self.workflows = WorkflowSurvey(Keys(config.workflows.namespace), *common, budget=budget)
-
-    def prepare(self) -> None:
-        """Let each subject know what the others found."""
-        self.queues.met(self.workers.queues)
-        self.letters.queues = self.pauses.queues = self.queues.queues
-        self.letters.new = self.queues.new
-        self.pauses.namespaces = self.workers.namespaces
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,11 +43,10 @@ class FleetMetrics:
     consumer: Consumer
     resource: Resource
 
-    def tell(self, told: Iterable[tuple[Sequence[bytes], Sequence[int]]]) -> None:
-        """Hand on encoded metrics, each part with how many data points each of them has."""
-        parts = list(told)
-        items = [item for metrics, _ in parts for item in metrics]
-        counts = [count for _, points in parts for count in points]
+    def tell(self, told: Sequence[Told]) -> None:
+        """Hand on what all stores told, as one batch."""
+        items = [item for each in told for item in each.items]
+        counts = [count for each in told for count in each.counts]
         if items:
             self.consumer.consume(Batch(Kind.METRICS, self.resource, items, sum(counts), 0, Priority.METRICS, counts))
 
@@ -123,9 +78,10 @@ class StemStateReceiver:
         self._clock = clock
         self._reports = reports
         self._ownership = ownership
-        self._surveys = Surveys(config, clock())
+        self._subjects = Subjects(config, clock())
         self._fresh = True
         self._stores: list[Store] = []
+        self._unpaced: tuple[RedisReader, RedisReader]
         self._search: Search
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
@@ -151,15 +107,20 @@ class StemStateReceiver:
         """Stop polling; the leader takes a last turn, so that totals are whole, and whoever follows leads at once."""
         tasks, self._tasks = self._tasks, []
         await cancel(tasks)
-        if tasks and self._ownership.leads(self._clock()):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout * _LAST_TURN_SHARE):
-                    for store in self._stores:
-                        store.reader.throttle = None
-                    await self._turn()
-        for duty in self._duties:
-            self._ownership.withdraw(duty)
-        await self._disconnect()
+        try:
+            if tasks and self._ownership.leads(self._clock()):
+                await self._last_turn(timeout * _LAST_TURN_SHARE)
+        finally:
+            for duty in self._duties:
+                self._ownership.withdraw(duty)
+            await self._disconnect()
+
+    async def _last_turn(self, seconds: float) -> None:
+        for store in self._stores:
+            store.reader.throttle = None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._turn()
 
     def _refused(self, store: Store, error: Exception) -> None:
         """Raise `StartupError` for what will not heal; note everything else."""
@@ -172,17 +133,18 @@ class StemStateReceiver:
     # --- stores ------------------------------------------------------------------------------------------------------
 
     def _connect(self) -> None:
-        """Make the readers; those of the search are not paced."""
+        """Make the readers, once: a TLS file that is away when it is read anew must not end the polling."""
         config, self._stores = self._config, list(self._connected())
-        readers = self._reader(config.url, config.tls), self._reader(config.results.url, config.results.tls)
-        keys = Keys(config.store_namespace), Keys(config.results.namespace)
-        self._search = Search(*readers, *keys, config.namespace, self._zone)
+        self._unpaced = self._reader(config.url, config.tls), self._reader(config.results.url, config.results.tls)
+        self._search = self._new_search()
+
+    def _new_search(self) -> Search:
+        keys = Keys(self._config.store_namespace), Keys(self._config.results.namespace)
+        return Search(*self._unpaced, *keys, self._config.namespace, self._zone)
 
     async def _disconnect(self) -> None:
-        for store in self._stores:
-            await store.reader.close()
-        if self._stores:
-            await self._search.close()
+        for reader in (*(store.reader for store in self._stores), *self._unpaced) if self._stores else ():
+            await reader.close()
 
     def _connected(self) -> Iterator[Store]:
         """Yield each server that something is read from."""
@@ -197,10 +159,10 @@ class StemStateReceiver:
                 continue
             key = (url.address, url.database, url.username, url.password, url.tls, tls)
             store = stores.get(key) or Store(
-                self._reader(url, tls), self._reports.part(f"{url.address}/{url.database}")
+                self._reader(url, tls), self._reports.part(f"{url.address}/{url.database}"), self._clock
             )
             stores[key] = store
-            store.surveys |= {name: getattr(self._surveys, name) for name in names}
+            store.surveys |= {name: getattr(self._subjects, name) for name in names}
         yield from stores.values()
 
     def _reader(self, url: RedisUrl, tls: RedisTls) -> RedisReader:
@@ -218,10 +180,10 @@ class StemStateReceiver:
         due = loop.time()
         while True:
             self._changed.clear()
-            if self._ownership.leads(self._clock()):
-                await self._turn()
-            elif not self._fresh:
-                await self._rest()
+            try:
+                await self._turn_or_rest()
+            except Exception as error:  # noqa: BLE001 - a fault of ours must not end the polling
+                self._telemetry.emit(events.PollFailed(self._id, self._config.url.address, "everything", _why(error)))
             due += self._config.interval
             if (late := loop.time() - due) > 0:
                 self._telemetry.emit(
@@ -229,6 +191,12 @@ class StemStateReceiver:
                 )
                 due = loop.time()
             due = await self._next(due)
+
+    async def _turn_or_rest(self) -> None:
+        if self._ownership.leads(self._clock()):
+            await self._turn()
+        elif not self._fresh:
+            await self._rest()
 
     async def _next(self, due: float) -> float:
         """Wait until the next turn is due, or this agent begins to lead, or ceases to; return when that was."""
@@ -246,15 +214,15 @@ class StemStateReceiver:
 
     async def _turn(self) -> None:
         """Ask all stores at once, and hand on what they answered, if that is still ours to tell."""
-        self._surveys.prepare()
-        known = len(self._surveys.queues.queues)
+        self._subjects.prepare()
+        known = len(self._subjects.queues.queues)
         told = await asyncio.gather(*map(self._ask, self._stores))
-        self._surveys.prepare()
+        self._subjects.prepare()
         if self._fresh:
             self._fresh = False
             for store in self._stores:
                 store.reader.throttle = Throttler(MOST_ROUND_TRIPS, period=self._config.interval)
-            if len(self._surveys.queues.queues) > known:  # what the first turn found is not to wait for the next
+            if len(self._subjects.queues.queues) > known:  # what the first turn found is not to wait for the next
                 told = await asyncio.gather(*map(self._ask, self._stores))
         if not self._ownership.leads(self._clock()):
             return
@@ -265,10 +233,10 @@ class StemStateReceiver:
 
     async def _lost(self) -> list[LostAttempt]:
         """Return what was lost with the workers that went down; look at those that are about to."""
-        workers, lost = self._surveys.workers, list[LostAttempt]()
+        workers, lost = self._subjects.workers, list[LostAttempt]()
         try:
             lost = await self._search.lost(workers.down)
-            await self._search.look(workers.late, self._surveys.queues.queues)
+            await self._search.look(workers.late, self._subjects.queues.queues)
         except Exception as error:  # noqa: BLE001 - who could not be asked about is asked about in the next turn
             reason = _why(error)
             self._telemetry.emit(events.PollFailed(self._id, self._config.url.address, "lost attempts", reason))
@@ -277,57 +245,26 @@ class StemStateReceiver:
     async def _rest(self) -> None:
         """Forget everything: another agent leads, and what it tells goes on without us."""
         self._fresh = True
-        self._surveys = Surveys(self._config, self._clock())
+        self._subjects = Subjects(self._config, self._clock())
         await self._disconnect()
-        self._connect()
+        self._search = self._new_search()
+        for store in self._stores:
+            store.begin({name: getattr(self._subjects, name) for name in store.surveys})
 
-    async def _ask(self, store: Store) -> tuple[list[bytes], list[int]]:
-        """Return the metrics of one store; nothing while it cannot be asked."""
+    async def _ask(self, store: Store) -> Told:
+        """Return what one store tells; nothing while it cannot be asked."""
         try:
-            return await self._told(store)
+            told = await store.told()
         except Exception as error:  # noqa: BLE001 - whatever it was, the next turn is another chance
             self._failed(store, error)
-            return [], []
-
-    async def _told(self, store: Store) -> tuple[list[bytes], list[int]]:
-        if store.offset_ms is None:
-            self._set_clock(store, *await store.reader.ask(read_clock()))
-        redis_ms = self._redis_ms(store)
-        asked = {name: survey.ask(redis_ms) for name, survey in store.surveys.items()}
-        time, *answers = await store.reader.ask(read_clock(), *(query for each in asked.values() for query in each))
-        self._set_clock(store, time)
-        moment = Moment(self._redis_ms(store), self._clock())
-        items, counts, troubles = list[bytes](), list[int](), list[str]()
-        for name, queries in asked.items():
-            mine, answers = answers[: len(queries)], answers[len(queries) :]
-            metrics, points = self._survey(store, name, mine, moment, troubles)
-            items += metrics
-            counts += points
-        self._report(store, troubles)
-        return items, counts
-
-    def _survey(
-        self, store: Store, name: str, answers: Sequence[Any], moment: Moment, troubles: list[str]
-    ) -> tuple[list[bytes], list[int]]:
-        survey = store.surveys[name]
-        told = survey.told(answers, moment)
-        for trouble in survey.troubles:
-            self._telemetry.emit(events.PollIncomplete(self._id, store.reader.url.address, name, trouble))
-        troubles += survey.troubles
-        return told
-
-    def _set_clock(self, store: Store, time: Any) -> None:
-        """Note a server's clock; one that may not tell its own is taken to have ours."""
-        store.offset_ms = 0 if isinstance(time, QueryRefusedError) else time - self._clock() // _MS_NS
-
-    def _redis_ms(self, store: Store) -> int:
-        return self._clock() // _MS_NS + (store.offset_ms or 0)
-
-    def _report(self, store: Store, troubles: Sequence[str]) -> None:
-        if troubles:
-            store.report.degraded("; ".join(dict.fromkeys(troubles)))
+            return Told([], [], [])
+        for subject, trouble in told.troubles:
+            self._telemetry.emit(events.PollIncomplete(self._id, store.reader.url.address, subject, trouble))
+        if told.troubles:
+            store.report.degraded("; ".join(dict.fromkeys(trouble for _, trouble in told.troubles)))
         else:
             store.report.ok()
+        return told
 
     def _failed(self, store: Store, error: Exception) -> None:
         url, reason = store.reader.url, _why(error)

@@ -26,8 +26,8 @@ Beats = Mapping[str, Heartbeat]
 class Search:
     """Asks the broker for what is pending, and the result backend for what runs; nothing while no worker is late.
 
-    The readers are its own and are not paced: a turn that waits for thirty workers, one after the other, tells nothing
-    meanwhile, and finds nothing in time. Of emitters that an agent has claimed nothing is told: that agent does. Raises
+    The readers are not paced: a turn that waits for thirty workers, one after the other, tells nothing meanwhile, and
+    finds nothing in time. Of emitters that an agent has claimed nothing is told: that agent does. Raises
     what redis-py raises, and `QueryRefusedError`; who could not be asked about is asked about again.
     """
 
@@ -42,11 +42,6 @@ class Search:
         self._vanishing = Vanishing(zone)
         self._down: dict[str, Heartbeat] = {}
         self._found: list[LostAttempt] = []
-
-    async def close(self) -> None:
-        """Close the connections; a later question would make new ones."""
-        await self._broker.close()
-        await self._results.close()
 
     async def look(self, late: Beats, queues: Iterable[str]) -> None:
         """See what runs on the workers that are late; every worker that is not, and did not go down, is back."""

@@ -1,6 +1,7 @@
 """The shell that asks Redis: it runs questions in lockstep, each step of all of them in one pipelined round trip."""
 
 import asyncio
+import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
@@ -87,9 +88,12 @@ class RedisReader:
         ]
 
     async def close(self) -> None:
-        """Close the connection; a later question would make a new one."""
+        """Close the connection; a later question would make a new one. Who is gone needs no goodbye."""
+        from redis.exceptions import RedisError  # noqa: PLC0415 - see `_client`
+
         if self._redis is not None:
-            await self._redis.aclose()
+            with contextlib.suppress(RedisError, OSError):
+                await self._redis.aclose()
 
     @property
     def _client(self) -> "Redis":
