@@ -1,8 +1,10 @@
 """`stem_state` on a real Valkey: a fleet whose truth is known is told number by number, and nothing is left behind."""
 
+import re
 import uuid
 from collections.abc import AsyncIterator, Callable
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -31,6 +33,8 @@ from agent.stem.keys import Keys
 from agent.stem.wire import Fact, LostAttempt
 from agent.telemetry.events import Telemetry
 from tests.conftest import until
+from tests.servers import Server
+from tests.stores import Stores
 from tests.support import found
 
 CLOCK = SteadyClock()
@@ -151,7 +155,7 @@ def fleet(text_client: Any, prefix: str) -> Fleet:
     return Fleet(text_client, prefix)
 
 
-def stores(url: str, prefix: str, **options: Any) -> dict[str, Any]:
+def places(url: str, prefix: str, **options: Any) -> dict[str, Any]:
     return {
         "url": url,
         "store_namespace": prefix,
@@ -191,7 +195,7 @@ async def test_a_fleet_whose_truth_is_known_is_told_number_by_number(
     await fleet.redis.zadd(fleet.keys.schedules, {"hourly": 1000})
     await fleet.redis.hset(fleet.keys.workflow("01a2"), mapping={"workflow": "checkout", "status": "running"})
     await fleet.backend.pause("stem", f"{prefix}-other")
-    poller = await poll(**stores(redis_url, prefix))
+    poller = await poll(**places(redis_url, prefix))
     series = await poller.turns(2)
 
     def value(name: str, *of: str) -> float | None:
@@ -223,7 +227,7 @@ async def test_a_fleet_whose_truth_is_known_is_told_number_by_number(
 
 async def test_totals_and_letters_move_with_the_fleet(fleet: Fleet, prefix: str, redis_url: str, poll: Poll) -> None:
     await fill(fleet)
-    poller = await poll(**stores(redis_url, prefix))
+    poller = await poll(**places(redis_url, prefix))
     await poller.turns(2)
     for _ in range(5):
         await fleet.broker.publish(new_envelope("email.send", "default"))
@@ -240,7 +244,7 @@ async def test_of_a_queue_and_a_schedule_that_come_later_everything_counts(
     fleet: Fleet, prefix: str, redis_url: str, poll: Poll
 ) -> None:
     await fill(fleet)
-    poller = await poll(**stores(redis_url, prefix))
+    poller = await poll(**places(redis_url, prefix))
     await poller.turns(3)
     envelope = new_envelope("report.make", "late")
     await fleet.broker.listen("late")
@@ -264,7 +268,7 @@ async def test_a_stop_tells_what_happened_since_the_last_turn(
     fleet: Fleet, prefix: str, redis_url: str, poll: Poll
 ) -> None:
     await fill(fleet)
-    poller = await poll(**stores(redis_url, prefix, interval="10m"))
+    poller = await poll(**places(redis_url, prefix, interval="10m"))
     await poller.turns(1)
     await fleet.broker.publish(new_envelope("email.send", "default"))
     await poller.receiver.stop(5)
@@ -283,12 +287,31 @@ async def test_nothing_in_redis_is_touched_and_few_commands_are_enough(
     user = f"u-{prefix}"
     await client.execute_command("ACL", "SETUSER", user, "reset", "on", ">secret", *rights.split())
     url = redis_url.replace("redis://", f"redis://{user}:secret@")
-    poller = await poll(**stores(url, prefix))
+    poller = await poll(**places(url, prefix))
     await poller.turns(8)
     assert poller.problems == ""
     log = await client.execute_command("ACL", "LOG")
     assert [entry for entry in log if user.encode() in entry] == []
     assert await everything(client, f"{prefix}:*") == before
+
+
+README = Path(__file__).parents[2] / "README.md"
+
+
+async def test_the_rights_in_the_readme_are_enough_on_each_kind_of_server(
+    server: Server, stores: Stores, poll: Poll
+) -> None:
+    seven, six = re.findall(r"^ACL SETUSER (stem-state .*)$", README.read_text(encoding="utf-8"), re.MULTILINE)
+    await stores("ACL", "SETUSER", *(seven if server.knows_lag else six).split())
+    admin = redis.asyncio.Redis.from_url(server.database(), decode_responses=True)
+    await fill(Fleet(admin, "stem"))
+    url = server.database(user="stem-state:secret")
+    poller = await poll(url=url, results={"url": url}, schedules={"url": url}, workflows={"url": url})
+    series = await poller.turns(8)
+    assert series["stem.queue.inflight", "default", "stem"] == 2
+    assert poller.problems == "" if server.knows_lag else poller.problems.startswith("the depth of queue default")
+    await admin.flushdb()
+    await admin.aclose()
 
 
 async def test_a_right_that_is_missing_costs_what_needs_it_and_is_named(
@@ -298,7 +321,7 @@ async def test_a_right_that_is_missing_costs_what_needs_it_and_is_named(
     user = f"u-{prefix}"
     rights = f"%R~{prefix}:* %R~stem:control:revokes -@all {READ_ONLY} {MORE_READ_ONLY} -hmget -xinfo|groups"
     await client.execute_command("ACL", "SETUSER", user, "reset", "on", ">secret", *rights.split())
-    poller = await poll(**stores(redis_url.replace("redis://", f"redis://{user}:secret@"), prefix))
+    poller = await poll(**places(redis_url.replace("redis://", f"redis://{user}:secret@"), prefix))
     series = await poller.turns(2)
     assert series["stem.worker.up", "worker-1", "stem"] == 1
     assert not [key for key in series if key[0].startswith("stem.queue.")]
@@ -307,7 +330,7 @@ async def test_a_right_that_is_missing_costs_what_needs_it_and_is_named(
 
 
 async def test_a_wrong_password_ends_the_start(prefix: str, redis_url: str) -> None:
-    poller = Poller(**stores(redis_url.replace("redis://", "redis://nobody:wrong@"), prefix))
+    poller = Poller(**places(redis_url.replace("redis://", "redis://nobody:wrong@"), prefix))
     with pytest.raises(StartupError, match="refused user nobody"):
         await poller.receiver.start()
     await poller.receiver.stop(1)
@@ -365,7 +388,7 @@ async def test_a_store_that_goes_away_costs_its_own_metrics_only(
 
 async def test_each_turn_takes_three_round_trips_at_most(fleet: Fleet, prefix: str, redis_url: str, poll: Poll) -> None:
     await fill(fleet)
-    poller = await poll(**stores(redis_url, prefix))
+    poller = await poll(**places(redis_url, prefix))
     await poller.turns(2)
     (store,) = poller.receiver._stores
     before, turns = store.reader.round_trips, poller.told.turns
@@ -380,7 +403,7 @@ async def test_only_the_leader_asks_and_whoever_follows_begins_at_once(
     await fill(fleet)
     ownership = Ownership()
     ownership.configured, ownership.lease.length_ns = True, 60_000_000_000
-    poller = await poll(ownership=ownership, **stores(redis_url, prefix, interval="10m"))
+    poller = await poll(ownership=ownership, **places(redis_url, prefix, interval="10m"))
     ownership.lease.renewed(CLOCK())
     ownership.changed()
     assert ("stem.queue.depth", "default", "stem") in await poller.turns(1)
@@ -397,7 +420,7 @@ async def test_a_fault_of_a_turn_does_not_end_the_polling(
     fleet: Fleet, prefix: str, redis_url: str, poll: Poll, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     await fill(fleet)
-    poller = await poll(**stores(redis_url, prefix))
+    poller = await poll(**places(redis_url, prefix))
     await poller.turns(1)
     monkeypatch.delattr(poller.receiver, "_metrics")
     await until(lambda: poller.telemetry.counted("stem_agent.polls.failed", subjects="everything") > 0)
@@ -417,7 +440,7 @@ async def test_what_ran_on_a_node_that_died_is_found_and_told_once(
     started = iso(fleet.now())
     await fleet.backend.write(running, TaskState.RUNNING, {"worker": "worker-1", "startedAt": started})
     await fleet.beat("worker-1")
-    poller = await poll(**stores(redis_url, prefix, heartbeat_timeout="600ms"))
+    poller = await poll(**places(redis_url, prefix, heartbeat_timeout="600ms"))
     await until(lambda: poller.told.lost)
     await poller.turns(5)
     (lost,) = poller.told.lost
@@ -436,7 +459,7 @@ async def test_what_another_agent_listens_to_is_left_to_it(
     host = f"pod-{prefix}"
     await fleet.beat("worker-1", host=host)
     await fleet.redis.set(f"stem-agent:owner:stem:{host}", "an agent", px=60_000)
-    poller = await poll(**stores(redis_url, prefix, heartbeat_timeout="600ms"))
+    poller = await poll(**places(redis_url, prefix, heartbeat_timeout="600ms"))
     await until(lambda: poller.told.series.get(("stem.worker.up", "worker-1", "stem")) == 0)
     await poller.turns(3)
     assert poller.told.lost == []
