@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from agent.core.claims import Party
 
-WORKERS, SCHEDULES = "workers", "schedules"
-"""Duties of a leader: it tells `stem.worker.*`, or `stem.scheduler.*`, for the whole fleet."""
+WORKERS, SCHEDULES, TASKS = "workers", "schedules", "tasks"
+"""Duties of a leader: it tells `stem.worker.*`, `stem.scheduler.*`, or of unsignalled tasks, for the whole fleet."""
 _MARGIN_PARTS = 10
 """The last tenth of a lease is not used: two clocks that run apart by less than that never overlap."""
 _TOLD_LEASES = 2

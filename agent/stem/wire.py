@@ -15,6 +15,7 @@ from msgspec import Raw, Struct, field
 from agent.stem.envelope import Envelope
 from agent.stem.heartbeat import Heartbeat
 from agent.stem.lenient import Count, DecodeError, members, mended, salvage
+from agent.stem.status import TaskStatus
 
 Drift = Annotated[int, msgspec.Meta(ge=-(1 << 53), le=1 << 53)]
 """Milliseconds; what is more than that is no drift."""
@@ -163,8 +164,44 @@ class TakenOver(Struct, frozen=True, gc=False):
     emitter: str
 
 
+class Enqueued(Struct, frozen=True, gc=False):
+    """A task was found on a stream of its queue, ready since `ready_ns` (Unix nanoseconds by Redis' clock).
+
+    `published`: it was never there before, so this is its publish and no retry, copy of a lease, or replay.
+    """
+
+    namespace: str
+    queue: str
+    envelope: Envelope
+    ready_ns: int
+    published: bool
+
+
+class Recorded(Struct, frozen=True, gc=False):
+    """The record of a task changed; worker and start of its delivery are in it as far as they are known.
+
+    `envelope` is that of the delivery, without a time of enqueueing where it is not known which one it was. `claimed`:
+    an agent listens to the worker's signals, and tells of it.
+    """
+
+    namespace: str
+    record: TaskStatus
+    envelope: Envelope
+    claimed: bool
+
+
+Tailed = Enqueued | Recorded
+"""What is read of a fleet that says nothing by itself."""
+
 Fact = LostAttempt | Signal | Heartbeat | Gap | Shed | Outage | ServerClock | Released | TakenOver
 """What flows through the signals pipeline."""
+
+
+class TailConsumer(Protocol):
+    """The next step of what was read of a fleet that says nothing by itself."""
+
+    def consume_tailed(self, facts: Sequence[Tailed], zone: tzinfo) -> None:
+        """Take what was read, in its order; times without an offset are in `zone`."""
 
 
 class SignalConsumer(Protocol):

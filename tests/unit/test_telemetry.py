@@ -123,6 +123,9 @@ WARNINGS = {
     "SignalUndecodable",
     "SignalsMissing",  # lost before the agent, and repaired where there is a record
     "StepDeclined",
+    "AttemptsOverlooked",
+    "RecordAmbiguous",
+    "TailFailed",
 }
 ERRORS = {
     # Accepted data is lost, or a person is needed.
@@ -140,6 +143,9 @@ ERRORS = {
     "StateNotKept",
     "StateRefused",
     "StorageFailed",
+    "EntryUndecodable",
+    "RecordUnreadable",
+    "TasksDropped",
 }
 INFOS = {
     "AttemptsKept",
@@ -151,6 +157,7 @@ INFOS = {
     "MemoryCalm",
     "StorageRecovered",
     "Subscribed",
+    "NotificationsOff",
 }
 
 

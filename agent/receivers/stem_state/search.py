@@ -4,10 +4,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from datetime import tzinfo
 from itertools import islice
 
-from agent.receivers.stem_state.vanished import MOST_PENDING, Records, Vanishing, read_claims
+from agent.receivers.stem_state.vanished import MOST_PENDING, Records, Vanishing
 from agent.stem.client.reader import RedisReader
 from agent.stem.heartbeat import Heartbeat
 from agent.stem.keys import Keys
+from agent.stem.questions.claims import read_claims
 from agent.stem.questions.deliveries import Pending, read_pending
 from agent.stem.questions.query import Query, QueryRefusedError
 from agent.stem.questions.records import read_records

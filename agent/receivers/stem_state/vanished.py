@@ -5,7 +5,7 @@ Pending alone proves nothing, because prefetched work is pending too; a record d
 worker is given up, the records are read once more: what ended after all is not lost.
 """
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from datetime import tzinfo
 
 from msgspec import Struct
@@ -14,16 +14,12 @@ from agent.stem.catalogue import TaskState
 from agent.stem.envelope import Envelope
 from agent.stem.heartbeat import Heartbeat
 from agent.stem.questions.deliveries import Pending
-from agent.stem.questions.query import Query, count
 from agent.stem.status import TaskStatus
 from agent.stem.timestamps import epoch_ns
 from agent.stem.wire import LostAttempt
 
 MOST_PENDING = 100
 """Tasks of one worker looked at, of each priority of each queue."""
-
-OWNER_PREFIX = "stem-agent:owner:"
-"""Under which agents claim the emitters that they listen to."""
 
 Records = Mapping[str, TaskStatus | str]
 
@@ -80,14 +76,3 @@ class Vanishing:
         if record.attempt != attempt or record.state in {TaskState.RUNNING, TaskState.QUEUED}:
             return False
         return record.worker in {worker, None}
-
-
-def read_claims(emitters: Sequence[str], namespace: str) -> Query[set[str]]:
-    """Ask which of the emitters an agent has claimed, and so tells of. One round trip.
-
-    Raises `QueryRefusedError` if the server refuses.
-    """
-    if not emitters:
-        return set()
-    replies = yield [("EXISTS", f"{OWNER_PREFIX}{namespace}:{emitter}") for emitter in emitters]
-    return {emitter for emitter, reply in zip(emitters, replies, strict=True) if count(reply)}

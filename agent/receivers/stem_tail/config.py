@@ -1,0 +1,80 @@
+"""What an operator writes about `stem_tail`."""
+
+from typing import Annotated, Literal
+
+from pydantic import Field, field_validator
+
+from agent.settings.model import Config, Env
+from agent.settings.redis_tls import RedisTls
+from agent.settings.types import Duration, RedisAddress, RedisUrl, TimeZone
+
+
+class RecordsConfig(Config):
+    """Where the result records are: Stem's result backend."""
+
+    url: Annotated[RedisAddress, Env("STEM_RESULT_BACKEND_URL", "STEM_BROKER_URL")] = Field(
+        default_factory=lambda: RedisUrl("redis://localhost:6379/0"), description="the Redis that holds the results"
+    )
+    tls: RedisTls = Field(default_factory=RedisTls, description="TLS for `rediss://`")
+    namespace: str = Field("stem", min_length=1, description="the store's prefix: the part of a key before `:result:`")
+    young: Duration = Field(
+        0.05, gt=0, description="how often the record of a task is read that changed a moment ago; a tenth of its age"
+    )
+    old: Duration = Field(5.0, gt=0, description="how often, at the least, the record of any task under way is read")
+    max_reads_per_second: int = Field(5000, gt=0, description="records read a second, at the most")
+    batch: int = Field(250, gt=0, le=1000, description="records read at once")
+    notifications: Literal["auto", "off"] = Field(
+        "auto",
+        description="`auto`: also read a record when the server's keyspace notifications tell that it changed, where "
+        "they are switched on (the agent never does that)",
+    )
+
+
+class StemTailConfig(Config):
+    """Tell what a fleet does that sends no signals, from its streams and result records. Nothing is written."""
+
+    url: Annotated[RedisAddress, Env("STEM_BROKER_URL")] = Field(
+        default_factory=lambda: RedisUrl("redis://localhost:6379/0"), description="the Redis that holds the queues"
+    )
+    tls: RedisTls = Field(default_factory=RedisTls, description="TLS for `rediss://`")
+    namespace: Annotated[str, Env("STEM_WORKER_NAMESPACE")] = Field(
+        "stem", min_length=1, description="the worker namespace, which names the fleet"
+    )
+    store_namespace: str = Field(
+        "stem", min_length=1, description="the broker's prefix: the part of a key before `:stream:`"
+    )
+    queues: tuple[str, ...] = Field(
+        (), description="follow these queues only; empty: those that workers subscribe to, and all that are found"
+    )
+    interval: Duration = Field(0.1, gt=0, description="how often the streams are read")
+    discovery_interval: Duration = Field(
+        5.0, gt=0, description="how often queues, workers and dead letters are looked for"
+    )
+    scan_budget: int = Field(10_000, gt=0, description="keys looked at each time while looking for queues")
+    max_queues: int = Field(200, gt=0, description="queues followed; beyond it the others are not, and the status says")
+    max_entries: int = Field(200, gt=0, le=10_000, description="entries of each stream read at once")
+    max_tasks: int = Field(
+        100_000,
+        gt=0,
+        description="tasks under way; beyond it the oldest is dropped and counted, and so are its records",
+    )
+    task_ttl: Duration = Field(86_400.0, gt=0, description="a task without news for so long is dropped and counted")
+    claim_interval: Duration = Field(
+        30.0,
+        gt=0,
+        description="after so long another worker may take a task over (Stem's `claimInterval`): an end of which the "
+        "record names no start is taken for that of the one delivery that was seen only within this time",
+    )
+    timeout: Duration = Field(5.0, gt=0, description="for one round trip, answers included")
+    assume_timezone: TimeZone = Field("UTC", description="zone of timestamps that carry none (Stem before 0.2.0)")
+    storage: str | None = Field(
+        None,
+        min_length=1,
+        description="id of the extension that keeps how far was read until the next start; absent: nobody does",
+    )
+    results: RecordsConfig = Field(default_factory=RecordsConfig, description="Stem's result backend")
+
+    @field_validator("queues")
+    @classmethod
+    def _named(cls, queues: tuple[str, ...]) -> tuple[str, ...]:
+        return tuple(dict.fromkeys(filter(None, queues)))
