@@ -136,6 +136,31 @@ def test_beyond_max_queues_the_others_are_named() -> None:
     assert survey.troubles == ["queues c, d not read: there are more than max_queues"]
 
 
+def test_a_queue_that_is_not_read_is_named_no_longer_than_there_is_no_room() -> None:
+    survey = queues(most=2)
+    survey.met(["a", "b", "c"])
+    survey.ask(NOW_MS)
+    survey._watches["a"].exists = False
+    told(survey, [set(), queue_state(queue="a"), queue_state(queue="b")])
+    assert survey.troubles == [], "if it still exists, it will be found again"
+    survey.ask(NOW_MS)
+    told(survey, [{"c"}, queue_state(queue="b")])
+    assert survey.queues == ["b", "c"]
+
+
+def test_queues_that_come_and_go_leave_nothing_behind() -> None:
+    survey = queues()
+    survey._complete = True
+    for number in range(20):
+        survey.met([f"of-a-minute-{number}"])
+        survey.ask(NOW_MS)
+        told(survey, [set(), queue_state(queue=f"of-a-minute-{number}")], number)
+        survey.ask(NOW_MS)
+        survey._watches[f"of-a-minute-{number}"].exists = False
+        told(survey, [set(), queue_state(queue=f"of-a-minute-{number}")], number)
+    assert (survey.queues, survey.new) == ([], set())
+
+
 def test_a_refusal_costs_what_was_refused_and_says_so() -> None:
     survey = queues("a", "b")
     survey.ask(NOW_MS)

@@ -77,6 +77,8 @@ class QueueSurvey(Survey):
                 f"the depth of {_named(unknown)} is unknown: the server tells no lag (it needs Redis 7 or Valkey; "
                 "entries that were deleted hide it too)"
             )
+        if len(self._watches) < self._most:
+            self._left_out.clear()  # those that there still are will be found again
         if self._left_out:
             self.troubles.append(f"{_named(sorted(self._left_out))} not read: there are more than max_queues")
 
@@ -95,6 +97,7 @@ class QueueSurvey(Survey):
         """Forget a queue that was found and is no more, or never was; one that was named is told with zeros."""
         if watch.queue not in self._named and not watch.exists:
             del self._watches[watch.queue]
+            self.new.discard(watch.queue)
             self.ended(_TOTALS, (watch.queue, self.namespace))
 
     def _tell(self, state: QueueState, moment: Moment) -> None:
