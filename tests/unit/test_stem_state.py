@@ -148,6 +148,19 @@ def test_a_queue_that_is_not_read_is_named_no_longer_than_there_is_no_room() -> 
     assert survey.queues == ["b", "c"]
 
 
+def test_a_new_queue_whose_total_was_not_known_for_a_while_is_not_told_twice() -> None:
+    survey = queues()
+    survey.ask(NOW_MS)
+    survey._complete = True
+    survey.met(["late"])
+    values = []
+    for second, enqueued in enumerate((None, 1000, None, 1000, 1003)):
+        survey.ask(NOW_MS)
+        series = told(survey, [set(), queue_state(queue="late", enqueued=enqueued)], second)
+        values.append(series.get(("stem.queue.enqueued", "late", "stem")))
+    assert values == [None, 1000, None, 0, 3]
+
+
 def test_queues_that_come_and_go_leave_nothing_behind() -> None:
     survey = queues()
     survey._complete = True

@@ -32,7 +32,7 @@ class Survey(ABC):
         self.troubles: list[str] = []
         self._totals = Aggregator(now_ns=now_ns, cardinality_limit=_NO_LIMIT, series_ttl=_FOR_EVER_S)
         self._levels = Levels(now_ns)
-        self._last: dict[tuple[Instrument, Values], int] = {}
+        self._last: dict[tuple[Instrument, Values], int | None] = {}
 
     @abstractmethod
     def ask(self, redis_ms: int) -> list[Query[Any]]:
@@ -65,12 +65,15 @@ class Survey(ABC):
         What it counted before this agent looked is not told, unless it is `new`: then it began from nothing. When it is
         less than before, it began anew.
         """
+        series = instrument, values
         if total is None:
-            self._totals.remove(instrument, values)
-            self._last.pop((instrument, values), None)
+            self._totals.remove(*series)
+            if series in self._last:  # what was told once must not be told again
+                self._last[series] = None
             return
-        before = self._last.get((instrument, values), 0 if new else total)
-        self._last[instrument, values] = total
+        before = self._last.get(series, 0 if new else total)
+        before = total if before is None else before
+        self._last[series] = total
         self._totals.add(instrument, values, moment.now_ns, total - before if total >= before else total)
 
     def add(self, instrument: Instrument, values: Values, moment: Moment, amount: int = 1) -> None:
