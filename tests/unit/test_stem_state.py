@@ -9,7 +9,7 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from agent.core.clock import NANOSECONDS
 from agent.demo.sink import points
 from agent.receivers.stem_state import instruments as of
-from agent.receivers.stem_state.letters import LetterSurvey
+from agent.receivers.stem_state.letters import CARDINALITY_LIMIT, SERIES_TTL_SECONDS, LetterSurvey
 from agent.receivers.stem_state.queues import PauseSurvey, QueueSurvey
 from agent.receivers.stem_state.survey import Moment, Survey
 from agent.receivers.stem_state.vanished import Vanishing
@@ -198,6 +198,19 @@ def test_dead_letters_are_counted_by_task_and_reason() -> None:
     assert told(survey, [letters]) == {
         (of.DEAD_LETTERED.name, "email.send", "default", "stem", "max-retries-exhausted"): 2
     }
+
+
+def test_letters_of_ever_other_tasks_and_queues_are_counted_in_a_bounded_number_of_series() -> None:
+    survey = LetterSurvey(Keys(), *COMMON)
+    survey.queues = ["default"]
+    for turn in range(3):
+        survey.ask(NOW_MS)
+        letters = [DeadLetter(envelope=Envelope(name=f"report-{turn}-{number}")) for number in range(1000)]
+        series = told(survey, [letters], turn)
+    assert len(series) == CARDINALITY_LIMIT
+    assert sum(series.values()) == 3000
+    survey.ask(NOW_MS)
+    assert told(survey, [[]], SERIES_TTL_SECONDS + 3) == {}
 
 
 # --- workers ---------------------------------------------------------------------------------------------------------

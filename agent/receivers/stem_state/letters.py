@@ -10,12 +10,17 @@ from agent.stem.keys import Keys
 from agent.stem.questions.dead_letters import DeadLetter, LetterWatch
 from agent.stem.questions.query import Query
 
+CARDINALITY_LIMIT = 2000
+"""Series of letters: the names of their tasks and their reasons are whatever somebody wrote."""
+SERIES_TTL_SECONDS = 3600.0
+"""After so long without another letter a series ends."""
+
 
 class LetterSurvey(Survey):
     """Counts the letters that were added to the dead of each queue since they were first read."""
 
     def __init__(self, keys: Keys, namespace: str, zone: tzinfo, now_ns: int) -> None:
-        super().__init__(namespace, zone, now_ns)
+        super().__init__(namespace, zone, now_ns, cardinality_limit=CARDINALITY_LIMIT, series_ttl=SERIES_TTL_SECONDS)
         self._keys = keys
         self.queues: list[str] = []
         self.new: set[str] = set()

@@ -26,11 +26,19 @@ class Moment(Struct, frozen=True):
 class Survey(ABC):
     """Levels are told as they were last read, and not told at all where they could not be; totals go on."""
 
-    def __init__(self, namespace: str, zone: tzinfo, now_ns: int) -> None:
+    def __init__(
+        self,
+        namespace: str,
+        zone: tzinfo,
+        now_ns: int,
+        *,
+        cardinality_limit: int = _NO_LIMIT,
+        series_ttl: float = _FOR_EVER_S,
+    ) -> None:
         self.namespace = namespace
         self.zone = zone
         self.troubles: list[str] = []
-        self._totals = Aggregator(now_ns=now_ns, cardinality_limit=_NO_LIMIT, series_ttl=_FOR_EVER_S)
+        self._totals = Aggregator(now_ns=now_ns, cardinality_limit=cardinality_limit, series_ttl=series_ttl)
         self._levels = Levels(now_ns)
         self._last: dict[tuple[Instrument, Values], int | None] = {}
 
