@@ -9,7 +9,7 @@ from datetime import datetime
 import msgspec
 from msgspec import Struct, field
 
-from agent.stem.lenient import Count, DecodeError, members, salvage
+from agent.stem.lenient import Count, DecodeError, members, mended, salvage
 
 TTL_MS = 60_000
 """How long Stem keeps a heartbeat under its key (`heartbeatTtl`); what is left of it tells when it was written."""
@@ -72,4 +72,6 @@ def decode_heartbeat(payload: bytes) -> Heartbeat:
     except msgspec.ValidationError:
         return salvage(members(payload), Heartbeat, required=("workerId", "timestamp"))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if whole := mended(payload):
+            return decode_heartbeat(whole)
         raise DecodeError("not_json") from None

@@ -51,6 +51,8 @@ def members(payload: bytes | Raw) -> dict[str, Raw]:
             msgspec.json.decode(payload)  # the first bracket refused it; only the whole of it tells whether it is JSON
             raise DecodeError("not_an_object") from None
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if whole := mended(bytes(payload)):
+            return members(whole)
         raise DecodeError("not_json") from None
 
 

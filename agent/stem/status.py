@@ -11,7 +11,7 @@ import msgspec
 from msgspec import Struct, field
 
 from agent.stem.catalogue import TaskState
-from agent.stem.lenient import Count, DecodeError, members, salvage
+from agent.stem.lenient import Count, DecodeError, members, mended, salvage
 
 _STATES = {state.value: state for state in TaskState}
 
@@ -104,6 +104,8 @@ def decode_status(payload: bytes) -> TaskStatus:
     except msgspec.ValidationError:
         record = salvage(members(payload), _Record, required=("id", "state"))
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        if whole := mended(payload):
+            return decode_status(whole)
         raise DecodeError("not_json") from None
     meta = record.meta or _Meta()
     return TaskStatus(

@@ -8,8 +8,11 @@ import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from msgspec import Raw
 
 from agent.stem.catalogue import TaskState
+from agent.stem.envelope import decode_envelope, envelope_of
+from agent.stem.heartbeat import decode_heartbeat
 from agent.stem.lenient import DecodeError
 from agent.stem.status import TaskStatus, decode_status
 from tests.support import TASK_ID, TRACEPARENT
@@ -253,3 +256,18 @@ def test_no_bytes_ever_raise_anything_else(payload: bytes) -> None:
 )
 def test_a_record_with_an_id_and_a_state_is_always_read(value: dict[str, Any]) -> None:
     assert decode_status(msgspec.json.encode(value)).id == "a"  # in which, unlike in Python's own, NaN is null
+
+
+HALF = rb"\ud83d"  # what Dart writes for text that was cut in the middle of an emoji
+
+
+def test_text_that_was_cut_in_the_middle_of_an_emoji_costs_that_character_only() -> None:
+    payload = b'{"id":"a","state":"failed","payload":"%b","error":{"message":"no %b"}}' % (HALF, HALF)
+    status = decode_status(payload)
+    assert (status.state, status.error and status.error.message) == (TaskState.FAILED, "no \ufffd")
+    beat = decode_heartbeat(b'{"workerId":"w","timestamp":"2026-01-01T00:00:00Z","extras":{"x":"%b"}}' % HALF)
+    assert beat.worker_id == "w"
+    envelope = decode_envelope(Raw(b'{"id":"a","args":{"x":"%b"},"priority":"odd"}' % HALF))
+    assert envelope is not None
+    assert envelope.id == "a"
+    assert envelope_of({"headers": b'{"traceparent":"t","x":"%b"}' % HALF}).headers.traceparent == "t"
