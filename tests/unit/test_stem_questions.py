@@ -206,6 +206,28 @@ def test_a_replay_of_the_newest_letters_makes_no_old_ones_new() -> None:
     assert not watch.overrun
 
 
+def test_of_large_letters_few_are_read_at_once_and_the_others_are_told_of() -> None:
+    watch = LetterWatch(KEYS, "email")
+    letters = [b'{"reason":"%d","envelope":{"args":"%b"}}' % (number, b"a" * (1 << 20)) for number in range(100)]
+    sizes = []
+
+    def replies(command: Command) -> Any:
+        if command[0] == "LLEN":
+            return len(letters)
+        found = letters[: int(command[3]) + 1]
+        sizes.append(sum(map(len, found)))
+        return found
+
+    assert answer(watch.read(), replies) == []
+    letters[:0] = [letter.replace(b'"reason":"', b'"reason":"new-') for letter in letters[:2]]
+    assert [letter.reason for letter in answer(watch.read(), replies)] == ["new-0", "new-1"]
+    assert not watch.overrun
+    letters[:0] = [letter.replace(b'"reason":"', b'"reason":"newer-') for letter in letters[:90]]
+    assert answer(watch.read(), replies)
+    assert watch.overrun
+    assert max(sizes) <= 4 << 20
+
+
 @pytest.mark.parametrize(("before", "overrun"), [([], True), ([b'{"reason":"first"}'], True)])
 def test_more_letters_than_are_read_at_once_are_told_of(before: list[bytes], *, overrun: bool) -> None:
     watch = LetterWatch(KEYS, "email")

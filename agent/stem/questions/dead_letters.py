@@ -19,7 +19,10 @@ from agent.stem.questions.query import LOOK_AGAIN, Query, count, shaped
 _BESIDE = 10
 """Letters read beside those that must be new: some of these may have taken the place of others."""
 _MOST = 200
+_FEW = 2 * _BESIDE
 _REMEMBERED = 1000
+_MOST_BYTES = 4 << 20
+"""Of letters in one reply, as far as those seen before tell: a letter has its task's arguments in it."""
 
 
 class _Meta(Struct, gc=False):
@@ -68,7 +71,7 @@ class LetterWatch:
 
     A replay takes letters out anywhere, so what was seen is told by the letters themselves, not by their number. What
     was there before the first reading is not ours to tell, but for a `new` queue, which did not exist before.
-    `overrun` says that there may have been more than were read.
+    `overrun` says that there may have been more than were read. Of large letters fewer are read, and remembered.
     """
 
     def __init__(self, keys: Keys, queue: str, *, new: bool = False) -> None:
@@ -76,10 +79,11 @@ class LetterWatch:
         self._seen: dict[int, None] = {}
         self._length: int | None = 0 if new else None
         self._readings = 0
+        self._largest = 1
         self.overrun = False
 
     def read(self) -> Query[list[DeadLetter]]:
-        """Ask for new letters, two round trips at most.
+        """Ask for new letters, two round trips; three where there may be many, of which the size is not known.
 
         Raises `QueryRefusedError` if the server refuses.
         """
@@ -90,8 +94,13 @@ class LetterWatch:
         letters: list[bytes] = []
         if length and (length != before or self._readings % LOOK_AGAIN == 0):
             most = min(max(length - (before or 0), 0) + _BESIDE, _MOST)
+            if most > _FEW:
+                (reply,) = yield [("LRANGE", self._key, 0, 0)]
+                self._largest = max([self._largest, *map(len, shaped(reply, list[bytes]))])
+            most = min(most, max(1, _MOST_BYTES // self._largest))
             (reply,) = yield [("LRANGE", self._key, 0, most - 1)]
             letters = shaped(reply, list[bytes])
+            self._largest = max(map(len, letters), default=1) or 1
         new = list(takewhile(lambda letter: hash(letter) not in self._seen, letters))
         self._length = length  # only now: what came before a failure is still new
         self._remember(letters if length else None)
