@@ -1,5 +1,6 @@
 """Several agents agree through a real Valkey on who leads; they are killed, stopped, cut off and refused."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from typing import Any
 
@@ -304,3 +305,23 @@ def test_a_leader_that_was_seen_is_believed_in_until_its_successor_can_be_there(
     ownership.seen(set(), 29 * SECOND)
     assert ownership.fleet_is_told(WORKERS, 29 * SECOND)
     assert not ownership.fleet_is_told(WORKERS, 30 * SECOND)
+
+
+async def test_a_server_that_became_a_replica_is_left_for_the_one_that_its_address_leads_to_now(
+    join: Join, valkey: ValkeyServer
+) -> None:
+    with embedded_valkey() as first:
+        ports = [first.port]
+
+        async def speak(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await passing_on(ports[0])(reader, writer)
+
+        async with serving(speak) as port:
+            agent = await join("agent", url=f"redis://127.0.0.1:{port}/0")
+            await until(lambda: agent.leads)
+            ports[0] = valkey.port
+            client = redis.asyncio.Redis.from_url(first.connection_url)
+            await client.replicaof("127.0.0.1", valkey.port)  # type: ignore[no-untyped-call]
+            await client.aclose()
+            await until(lambda: agent.telemetry.counted("stem_agent.ownership.failures") > 0)
+            await until(lambda: agent.leads and agent.part.state is State.OK)

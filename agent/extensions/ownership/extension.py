@@ -127,6 +127,7 @@ class OwnershipExtension:
                 await self._round(leader)
             except Exception as error:  # noqa: BLE001 - whatever it was, giving up would be the end of leading
                 self._failed(error)
+                await self._turn_away(error)
                 delay = backoff.next()
             else:
                 backoff.reset()
@@ -137,6 +138,14 @@ class OwnershipExtension:
                 async with asyncio.timeout(delay):
                     await self._wanted.wait()
             await asyncio.sleep(began + pace - loop.time())
+
+    async def _turn_away(self, error: Exception) -> None:
+        """Leave a server that became a replica: its address may lead to the new master, this connection never will."""
+        from redis.exceptions import ReadOnlyError  # noqa: PLC0415 - see `agent.redis_client`
+
+        if isinstance(error, ReadOnlyError) and self._client:
+            with contextlib.suppress(Exception):  # gone is gone
+                await self._client.connection_pool.disconnect(inuse_connections=False)
 
     async def _round(self, leader: Leader) -> None:
         sent_ns = self._clock()
