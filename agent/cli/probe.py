@@ -77,28 +77,39 @@ async def _again(stores: Stores, answered: "Callable[[StemClient], Awaitable[Sho
     client = stores.client()
     with _redrawn() as redraw:
         try:
-            async for _ in _ticks(pause):
-                try:
-                    shown = await answered(client)
-                except StemError as error:
-                    shown = Shown(None, list, Verdict(unknowns=[str(error)]))
-                code = shown.verdict.exit_code
-                _show(stores, shown, redraw)
+            async with _until_signal():
+                async for _ in _ticks(pause):
+                    try:
+                        shown = await answered(client)
+                    except StemError as error:
+                        shown = Shown(None, list, Verdict(unknowns=[str(error)]))
+                    code = shown.verdict.exit_code
+                    _show(stores, shown, redraw)
         finally:
             await client.close()
     return code
 
 
 async def _ticks(pause: float) -> AsyncIterator[None]:
-    """Yield at once, and after each pause, until SIGINT or SIGTERM."""
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stopped.set)
-    while not stopped.is_set():
+    """Yield at once, and after each pause."""
+    while True:
         yield
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(stopped.wait(), pause)
+        await asyncio.sleep(pause)
+
+
+@contextlib.asynccontextmanager
+async def _until_signal() -> AsyncIterator[None]:
+    """Run what is inside until SIGINT or SIGTERM, which also end the waiting for an answer that may never come."""
+    loop = asyncio.get_running_loop()
+    life = asyncio.timeout(None)
+    try:
+        async with life:
+            for number in (signal.SIGINT, signal.SIGTERM):
+                loop.add_signal_handler(number, lambda: None if life.expired() else life.reschedule(loop.time()))
+            yield
+    except TimeoutError:
+        if not life.expired():
+            raise
 
 
 @contextlib.contextmanager

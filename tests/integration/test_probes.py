@@ -5,6 +5,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -681,6 +682,21 @@ def test_a_watch_outlives_a_server_that_is_away(scene: Scene) -> None:
         running.send_signal(signal.SIGTERM)
         out, _ = running.communicate(timeout=30)
     assert (running.returncode, out) == (3, "")
+
+
+def test_a_watch_that_waits_for_an_answer_is_stopped_as_quickly(scene: Scene) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        silent = Scene(f"redis://127.0.0.1:{server.getsockname()[1]}/0", scene.namespace)
+        with process(silent, "observe", "queues", "--watch", "1s", "--timeout", "10m") as running:
+            accepted, _ = server.accept()
+            assert accepted.recv(1), "it asks"
+            running.send_signal(signal.SIGINT)
+            try:
+                _, said = running.communicate(timeout=30)
+            finally:
+                running.kill()
+            accepted.close()
+    assert (running.returncode, said) == (3, "")
 
 
 def test_the_package_does_not_load_pydantic_or_redis_for_the_agents_sake() -> None:
