@@ -4,6 +4,7 @@ Components ask here. Whoever keeps the leases (the extension `ownership`) writes
 that it is alone.
 """
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -63,7 +64,7 @@ class Ownership:
         self.agent = ""
         self.parties: list[Party] = []
         self.lease = Lease()
-        self.duties: set[str] = set()
+        self._standing = Counter[str]()
         self.wake: Callable[[], None] = _nobody
         self._listeners: list[Callable[[], None]] = []
         self._told_until_ns: dict[str, int] = {}
@@ -72,16 +73,24 @@ class Ownership:
 
     def stand(self, duty: str) -> None:
         """Stand for leader, for the sake of a duty such as `WORKERS`; who has none never leads. Call it when built."""
-        self.duties.add(duty)
+        self._standing[duty] += 1
 
     def withdraw(self, duty: str) -> None:
-        """Give a duty up, and the leadership with the last of them. Call it when stopped: the next leads at once."""
-        self.duties.discard(duty)
+        """Give a duty up, and the leadership with the last of them. Call it when stopped: the next leads at once.
+
+        Of several components with one duty the last takes it away: they stop one after the other.
+        """
+        self._standing -= Counter([duty])
         self.wake()
+
+    @property
+    def duties(self) -> set[str]:
+        """What this agent is to tell if it leads."""
+        return set(self._standing)
 
     def leads(self, now_ns: int) -> bool:
         """Whether this agent is the leader, surely and for a while. Ask before each poll and each telling of it."""
-        return bool(self.duties) and (not self.configured or self.lease.holds(now_ns))
+        return bool(self._standing) and (not self.configured or self.lease.holds(now_ns))
 
     def fleet_is_told(self, duty: str, now_ns: int) -> bool:
         """Whether a leader tells this of the fleet, this agent or another, or is about to be followed by one."""

@@ -281,6 +281,20 @@ async def test_a_stop_tells_what_happened_since_the_last_turn(
     assert poller.told.turns == told
 
 
+async def test_of_two_receivers_in_one_agent_the_second_takes_its_last_turn_too(
+    fleet: Fleet, prefix: str, redis_url: str, poll: Poll
+) -> None:
+    await fill(fleet)
+    ownership = Ownership()
+    both = [await poll(ownership=ownership, **places(redis_url, prefix, interval="10m")) for _ in range(2)]
+    await until(lambda: all(poller.told.turns for poller in both))
+    await fleet.broker.publish(new_envelope("email.send", "default"))
+    for poller in both:
+        await poller.receiver.stop(5)
+        assert poller.told.series["stem.queue.enqueued", "default", "stem"] == 1
+    assert not ownership.leads(CLOCK())
+
+
 async def test_nothing_in_redis_is_touched_and_few_commands_are_enough(
     fleet: Fleet, prefix: str, valkey: ValkeyServer, redis_url: str, client: "redis.asyncio.Redis", poll: Poll
 ) -> None:
