@@ -105,8 +105,11 @@ class Disk:
             try:
                 database = self._database = self._database or self._open()
                 result = work(database)
-            except (sqlite3.Error, NewerVersionError) as error:
-                damaged = getattr(error, "sqlite_errorcode", 0) & _PRIMARY in _DAMAGE
+            except (sqlite3.Error, NewerVersionError, UnicodeDecodeError) as error:
+                # SQLite quotes what is damaged, and Python fails to decode that.
+                damaged = isinstance(error, UnicodeDecodeError) or (
+                    getattr(error, "sqlite_errorcode", 0) & _PRIMARY in _DAMAGE
+                )
                 if not (damaged or isinstance(error, NewerVersionError)):
                     self._failed(str(error))
                     return AWAY
@@ -200,7 +203,7 @@ class Disk:
                     self._database.insert(queue, stored.row, identity=stored.id)
                     kept.setdefault(queue, {})[stored.id] = stored._replace(row=None, raw=b"")
             self._database.begin_after(self._last_id)
-        except (OSError, sqlite3.Error) as failure:
+        except (OSError, sqlite3.Error, UnicodeDecodeError) as failure:
             self._failed(f"{error}; and failed to set it aside: {failure}")
             return False
         self._listener.tell(SetAside(self._id, "file", str(aside), error, sum(map(len, kept.values()))))

@@ -45,7 +45,7 @@ def readable(path: Path) -> Iterator[tuple[QueueName, Stored]]:
     last = 0
     try:
         damaged = Database(path, read_only=True)
-    except (sqlite3.Error, OSError):
+    except (sqlite3.Error, OSError, UnicodeDecodeError):
         return
     try:
         for newest_first in (False, True):

@@ -32,6 +32,7 @@ from agent.storage.file_storage import FileStorage
 from agent.storage.rows import Books, QueueName
 from agent.telemetry.events import Telemetry
 from tests.conftest import until
+from tests.unit.test_storage import TRACES, damaged, row
 
 NAME = QueueName("otlp_http", "traces")
 RESOURCE = Resource({"service.name": "shop"})
@@ -276,6 +277,21 @@ async def test_a_file_that_is_no_database_is_set_aside_and_the_agent_starts(
     assert process.account.delivered == 5
     (aside,) = tmp_path.glob(f"{FILE}.set-aside-*Z")
     assert aside.read_bytes() == content
+    assert process.telemetry.counted("stem_agent.storage.quarantined", what="file") == 1
+
+
+async def test_a_file_whose_noise_sqlite_quotes_in_its_error_is_set_aside_too(tmp_path: Path, server: Server) -> None:
+    file = tmp_path / FILE
+    database = Database(file)
+    for number in range(8):
+        database.insert(TRACES, row(20_000, seed=number))
+    database.close()
+    damaged(file, int(0.02 * file.stat().st_size))
+    process = Process(tmp_path, server)
+    await process.start()
+    process.sender.consume(batch(5))
+    await process.stop()
+    assert process.account.delivered == 5
     assert process.telemetry.counted("stem_agent.storage.quarantined", what="file") == 1
 
 
