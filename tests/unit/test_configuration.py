@@ -1,6 +1,7 @@
 """Configuration: everything wrong is told at once, with place, path, found, expected and nearest."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given
@@ -414,3 +415,22 @@ def test_an_address_to_listen_on(text: str, host: str, port: int) -> None:
 def test_what_is_no_address_to_listen_on(text: str) -> None:
     with pytest.raises(PydanticCustomError, match="an address to listen on such as"):
         parse_listen_address(text)
+
+
+@pytest.mark.parametrize(
+    ("options", "environ", "address"),
+    [
+        ("{}", {}, "localhost:6379"),
+        ("{}", {"STEM_BROKER_URL": "redis://b"}, "b:6379"),
+        ("{url: redis://y}", {"STEM_BROKER_URL": "redis://b"}, "y:6379"),
+        ("{url: redis://y, results: {namespace: other}}", {}, "y:6379"),
+        ("{url: redis://y}", {"STEM_RESULT_BACKEND_URL": "redis://r"}, "r:6379"),
+        ("{url: redis://y, results: {url: redis://z}}", {"STEM_RESULT_BACKEND_URL": "redis://r"}, "z:6379"),
+    ],
+)
+def test_results_are_where_the_queues_are_unless_somebody_says_otherwise(
+    options: str, environ: dict[str, str], address: str
+) -> None:
+    text = replaced('stem_signals: {url: "redis://localhost:6379/0"}', f"stem_signals: {{}}\n  stem_state: {options}")
+    config: Any = parse(text, environ).components["receivers"]["stem_state"]
+    assert config.result_store[0].address == address

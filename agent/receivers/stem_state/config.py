@@ -12,8 +12,8 @@ from agent.settings.types import Duration, RedisAddress, RedisUrl, TimeZone
 class ResultStoreConfig(Config):
     """Where heartbeats and pauses are: Stem's result backend."""
 
-    url: Annotated[RedisAddress, Env("STEM_RESULT_BACKEND_URL", "STEM_BROKER_URL")] = Field(
-        default_factory=lambda: RedisUrl("redis://localhost:6379/0"), description="the Redis that holds the results"
+    url: Annotated[RedisAddress | None, Env("STEM_RESULT_BACKEND_URL")] = Field(
+        None, description="the Redis that holds the results; absent: the one that holds the queues, and its `tls`"
     )
     tls: RedisTls = Field(default_factory=RedisTls, description="TLS for `rediss://`")
     namespace: str = Field("stem", min_length=1, description="the store's prefix: the part of a key before `:worker:`")
@@ -75,6 +75,11 @@ class StemStateConfig(Config):
     )
     schedules: ScheduleStoreConfig = Field(default_factory=ScheduleStoreConfig, description="Stem's schedule store")
     workflows: WorkflowStoreConfig = Field(default_factory=WorkflowStoreConfig, description="Stem's workflow store")
+
+    @property
+    def result_store(self) -> tuple[RedisUrl, RedisTls]:
+        """Where heartbeats and pauses are: at the broker, unless somebody said otherwise."""
+        return (self.results.url, self.results.tls) if self.results.url else (self.url, self.tls)
 
     @field_validator("queues")
     @classmethod

@@ -135,7 +135,7 @@ class StemStateReceiver:
     def _connect(self) -> None:
         """Make the readers, once: a TLS file that is away when it is read anew must not end the polling."""
         config, self._stores = self._config, list(self._connected())
-        self._unpaced = self._reader(config.url, config.tls), self._reader(config.results.url, config.results.tls)
+        self._unpaced = self._reader(config.url, config.tls), self._reader(*config.result_store)
         self._search = self._new_search()
 
     def _new_search(self) -> Search:
@@ -151,7 +151,7 @@ class StemStateReceiver:
         config, stores = self._config, dict[tuple[Any, ...], Store]()
         for url, tls, *names in (
             (config.url, config.tls, "queues", "letters"),
-            (config.results.url, config.results.tls, "workers", "pauses"),
+            (*config.result_store, "workers", "pauses"),
             (config.schedules.url, config.schedules.tls, "schedules"),
             (config.workflows.url, config.workflows.tls, "workflows"),
         ):
