@@ -21,7 +21,7 @@ from agent.demo.fleet.backend import Backend
 from agent.demo.fleet.broker import Broker
 from agent.demo.fleet.envelopes import new_envelope, to_json
 from agent.demo.sink import points
-from agent.demo.valkey import embedded_valkey
+from agent.demo.valkey import embedded_valkey, free_port
 from agent.emit import iso
 from agent.otlp.batch import Batch
 from agent.otlp.resource import Resource
@@ -431,6 +431,18 @@ async def test_only_the_leader_asks_and_whoever_follows_begins_at_once(
     ownership.lease.renewed(CLOCK())
     ownership.changed()
     await poller.turns(1)
+
+
+async def test_what_could_not_be_read_at_the_start_is_no_trouble_of_an_agent_that_does_not_lead(poll: Poll) -> None:
+    ownership = Ownership()
+    ownership.configured, ownership.lease.length_ns = True, 60_000_000_000
+    away = f"redis://127.0.0.1:{free_port()}/0"
+    poller = await poll(ownership=ownership, url=away)
+    await until(lambda: not poller.problems)
+    assert poller.telemetry.counted("stem_agent.polls.failed") == 1
+    ownership.lease.renewed(CLOCK())
+    ownership.changed()
+    await until(lambda: "connection refused" in poller.problems)
 
 
 async def test_a_certificate_that_is_away_while_another_leads_is_not_the_end_of_polling(

@@ -33,6 +33,7 @@ from agent.telemetry.events import FileUnusable, Telemetry
 
 MOST_ROUND_TRIPS = 3
 """To each server in an interval, however many queues and workers there are."""
+_NOT_OURS = "not read: this agent does not lead"
 _LAST_TURN_SHARE = 0.2  # of the deadline of a stop: delivering what is held needs more
 
 
@@ -195,8 +196,11 @@ class StemStateReceiver:
     async def _turn_or_rest(self) -> None:
         if self._ownership.leads(self._clock()):
             await self._turn()
-        elif not self._fresh:
+            return
+        if not self._fresh:
             await self._rest()
+        for store in self._stores:  # what could not be read before is no trouble of ours any more
+            store.report.ok(_NOT_OURS)
 
     async def _next(self, due: float) -> float:
         """Wait until the next turn is due, or this agent begins to lead, or ceases to; return when that was."""
