@@ -15,7 +15,7 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("validate")(validate.validate)
-app.command("status")(status.status)
+app.command("status", cls=ProbeCommand)(status.status)
 app.command("demo")(demo.demo)
 app.command("task", cls=ProbeCommand)(task.task)
 app.add_typer(observe.app, name="observe")

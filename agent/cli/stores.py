@@ -1,42 +1,70 @@
 """What all probes have in common: which stores they ask and how, and what they say when they get no answer."""
 
 import asyncio
+import contextlib
 import inspect
 import os
 import re
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
 from dataclasses import dataclass
 from functools import wraps
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
-from typer.core import TyperCommand
+from typer.core import TyperCommand, TyperGroup
 
 from agent.cli.report import tell
 from agent.cli.status import EXIT_UNKNOWN
 from agent.core.errors import AgentError
 from agent.settings.types import parse_bool, parse_duration
+from agent.stem.client.errors import UnreachableError
 
 if TYPE_CHECKING:
     from agent.stem.client.stem_client import StemClient
 
 Answer = TypeVar("Answer")
 BROKER, BACKEND, SCHEDULES = "STEM_BROKER_URL", "STEM_RESULT_BACKEND_URL", "STEM_SCHEDULE_STORE_URL"
+_NAMED_BY = {
+    "broker": ("--broker", BROKER),
+    "result backend": ("--backend", BACKEND),
+    "schedule store": ("--schedules", SCHEDULES),
+}
 _USAGE = 2
 _LINE_END = re.compile(r"(?<!\n)\n(?!\n)")
+
+
+@contextlib.contextmanager
+def _wrong_use_is_unknown() -> Iterator[None]:
+    """Give click's `UsageError` (typer may carry its own copy of click) the exit code 3."""
+    try:
+        yield
+    except Exception as error:
+        if getattr(error, "exit_code", None) == _USAGE:
+            error.exit_code = EXIT_UNKNOWN  # type: ignore[attr-defined]
+        raise
 
 
 class ProbeCommand(TyperCommand):
     """A command whose wrong use is `unknown` to a monitoring system: click's own code, 2, would be `critical`."""
 
     def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
-        """Parse; raises click's `UsageError` (typer may carry its own copy of click) with the exit code 3."""
-        try:
+        """Parse; raises click's `UsageError` with the exit code 3."""
+        with _wrong_use_is_unknown():
             return super().parse_args(ctx, args)
-        except Exception as error:
-            if getattr(error, "exit_code", None) == _USAGE:
-                error.exit_code = EXIT_UNKNOWN  # type: ignore[attr-defined]
-            raise
+
+
+class ProbeGroup(TyperGroup):
+    """The same for commands that belong together: a command that is missing, or that there is none of."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        """Parse; raises click's `UsageError` with the exit code 3."""
+        with _wrong_use_is_unknown():
+            return super().parse_args(ctx, args)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        """Find the command; raises click's `UsageError` with the exit code 3."""
+        with _wrong_use_is_unknown():
+            return super().resolve_command(ctx, args)
 
 
 class BadOption(Exception):  # noqa: N818 - a command's, told and turned into an exit code
@@ -153,7 +181,15 @@ def ask(stores: Stores, question: "Callable[[StemClient], Awaitable[Answer]]") -
     return asyncio.run(answered())
 
 
+def _elsewhere(error: Exception | str) -> str:
+    """Say how to name another server, where one does not answer; a client from Python has no options."""
+    if not isinstance(error, UnreachableError) or error.store not in _NAMED_BY:
+        return ""
+    option, variable = _NAMED_BY[error.store]
+    return f"; {option}, or {variable}, names another"
+
+
 def fail(error: Exception | str) -> None:
-    """Tell in one line why there is no answer, and exit with `unknown`."""
-    tell(f"error: {error}")
+    """Tell in one line why there is no answer, and what to look at, and exit with `unknown`."""
+    tell(f"error: {error}{_elsewhere(error)}")
     raise typer.Exit(EXIT_UNKNOWN)

@@ -10,7 +10,7 @@ import typer
 
 from agent.cli.report import tell
 from agent.cli.status import EXIT_CRITICAL, EXIT_OK, EXIT_UNKNOWN
-from agent.cli.stores import ProbeCommand, Stores, ask, with_stores
+from agent.cli.stores import ProbeCommand, ProbeGroup, Stores, ask, with_stores
 from agent.stem.control.protocol import ControlCommand
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ _EXITS = (
     " no worker is live, or Redis does not answer."
 )
 
-app = typer.Typer(help=f"Ask live workers about themselves. {_WRITES}", no_args_is_help=True)
+app = typer.Typer(cls=ProbeGroup, help=f"Ask live workers about themselves. {_WRITES}", no_args_is_help=True)
 
 Wanted = Annotated[
     list[str] | None,

@@ -16,7 +16,9 @@ from typing import Any
 
 import pytest
 import redis
+from typer.testing import CliRunner
 
+from agent.cli import app
 from agent.demo.fleet.beat import Beat
 from agent.demo.fleet.envelopes import new_envelope, to_json
 from agent.demo.fleet.fleet import Fleet
@@ -259,6 +261,30 @@ def test_thresholds_of_workers(scene: Scene, options: tuple[str, ...], exit_code
     scene.arrange(work)
     result = scene.probe("observe", "workers", *options)
     assert (result.exit_code, result.stderr) == (exit_code, said)
+
+
+@pytest.mark.parametrize(
+    ("options", "exit_code", "said"),
+    [
+        ((), 0, ""),
+        (("--min-workers", "1"), 2, "critical: workers that are up 0 is below --min-workers 1\n"),
+        (("--max-age", "30s"), 3, "unknown: "),
+        (("--max-gone", "0"), 3, "unknown: "),
+    ],
+)
+def test_where_no_worker_ever_was_a_threshold_is_not_kept(
+    scene: Scene, options: tuple[str, ...], exit_code: int, said: str
+) -> None:
+    nobody = "no worker of namespace elsewhere has left a heartbeat\n"
+    result = scene.probe("observe", "workers", "--namespace", "elsewhere", *options)
+    assert (result.exit_code, result.stderr) == (exit_code, said + nobody)
+
+
+def test_the_age_of_heartbeats_that_have_all_expired_is_unknown(scene: Scene) -> None:
+    scene.arrange(lambda writers: writers.client.sadd(writers.keys.heartbeats, "worker-3"))
+    result = scene.probe("observe", "workers", "--max-age", "30s")
+    assert result.exit_code == 3
+    assert result.stderr.startswith("unknown: no worker of namespace stem is up")
 
 
 def test_an_old_heartbeat_is_critical(scene: Scene) -> None:
@@ -508,13 +534,24 @@ def test_tables_have_every_number_and_are_not_cut_where_there_is_no_terminal(sce
     assert lines[2].split()[:6] == [name, "5", "2", "0", "0", "0"]
 
 
+def test_a_threshold_on_schedules_where_there_is_none_is_unknown(scene: Scene) -> None:
+    words = ("observe", "schedules", "--schedules", scene.url)
+    nothing = f"there is no schedule under {scene.namespace}:\n"
+    for options, exit_code, said in ((), 0, nothing), (("--max-overdue", "1m"), 3, f"unknown: {nothing}"):
+        result = scene.probe(*words, *options)
+        assert (result.exit_code, result.stderr) == (exit_code, said)
+
+
 @pytest.mark.parametrize("words", PROBES)
 def test_a_server_that_is_away_is_unknown_in_one_line(words: tuple[str, ...], scene: Scene) -> None:
     url = f"redis://user:hunter2@127.0.0.1:{free_port()}/0"
     result = scene.probe(*words, STEM_BROKER_URL=url, STEM_SCHEDULE_STORE_URL=url)
     server = url.split("@")[1].partition("/")[0]
     assert result.exit_code == 3
-    assert result.stderr == f"error: failed to ask the broker at redis {server}: connection refused\n"
+    assert result.stderr == (
+        f"error: failed to ask the broker at redis {server}: connection refused;"
+        " --broker, or STEM_BROKER_URL, names another\n"
+    )
 
 
 @pytest.mark.parametrize(
@@ -534,6 +571,22 @@ def test_a_wrong_option_is_unknown_and_not_critical(words: tuple[str, ...], said
     assert result.exit_code == 3
     assert result.stderr.startswith(said)
     assert "hunter2" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (("observe",), "Usage: "),
+        (("observe", "queue"), "No such command 'queue'"),
+        (("worker", "stat"), "No such command 'stat'"),
+        (("task",), "Missing argument 'TASK_ID'"),
+        (("status", "--ulr", "http://127.0.0.1:1"), "No such option"),
+    ],
+)
+def test_a_wrong_command_is_unknown_and_not_critical(words: tuple[str, ...], said: str) -> None:
+    result = CliRunner().invoke(app, words)
+    assert result.exit_code == 3
+    assert said in result.output
 
 
 README = Path(__file__).parents[2] / "README.md"

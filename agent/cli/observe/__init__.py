@@ -3,12 +3,13 @@
 import typer
 
 from agent.cli.observe import dead_letters, indicators, queues, schedules, tasks, workers
-from agent.cli.stores import ProbeCommand
+from agent.cli.stores import ProbeCommand, ProbeGroup
 
 app = typer.Typer(
+    cls=ProbeGroup,
     help="The state of the fleet, read from Redis without changing anything there.\n\n"
-    "Exit codes, as monitoring plugins have them: 0 ok; 2 a threshold is passed; 3 unknown: no answer, or an answer "
-    "that nobody can give.",
+    "Exit codes, as monitoring plugins have them: 0 ok; 2 a threshold is passed; 3 unknown: no answer, an answer "
+    "that nobody can give, or a wrong command.",
     no_args_is_help=True,
 )
 app.command("queues", cls=ProbeCommand)(queues.queues)

@@ -32,8 +32,8 @@ def queues(
 
     depth: tasks that are ready and wait, over all ten priorities; `?` where Redis cannot tell, and then standard error
     says why. inflight: given to a worker and not acknowledged, prefetched ones too. delayed: for later, retries and
-    extended leases too; overdue: those past due, because no worker reads the queue. oldest: how long the oldest ready
-    task has waited.
+    extended leases too; overdue: those past due, for a moment as a rule, for long where no worker reads the queue.
+    oldest: how long the oldest ready task has waited.
 
     JSON: an array of one object a queue.
 

@@ -33,7 +33,8 @@ def schedules(
 
     JSON: an array of one object an entry.
 
-    Exit codes: 0 ok; 2 an entry is overdue for longer than --max-overdue; 3 no answer, or no store was named.
+    Exit codes: 0 ok; 2 an entry is overdue for longer than --max-overdue; 3 no answer,
+    no store was named, or no entry is there that a threshold could be about.
     """
     if not stores.schedules:
         raise BadOption(f"no schedule store is named: set {SCHEDULES}, or give --schedules URL")
@@ -50,7 +51,9 @@ def _show(found: list[Schedule], namespace: str, most: Limit | None) -> Shown:
     for entry in found:
         late = entry.overdue_ms
         verdict.at_most(f"schedule {entry.id}: overdue", late, most, shown=milliseconds(late))
-    notes = [] if found else [f"there is no schedule under {namespace}:"]
+    notes = list[str]()
+    if not found:
+        (verdict.unknown if most else notes.append)(f"there is no schedule under {namespace}:")
     return Shown(found, lambda: [table(_HEADINGS, map(_row, found))], verdict, notes)
 
 

@@ -37,7 +37,7 @@ def workers(
 
     JSON: an array of one object a worker, gone ones too (`up` false).
 
-    Exit codes: 0 ok; 2 a threshold is passed; 3 no answer.
+    Exit codes: 0 ok; 2 a threshold is passed; 3 no answer, or no worker that a threshold could be about.
     """
     limits = {
         "age": age_limit("--max-age", max_age),
@@ -66,7 +66,10 @@ def _show(found: list[Worker], namespace: str, limits: dict[str, Limit | None]) 
     verdict.at_most("workers that are gone", gone, limits["gone"], shown=str(gone))
     notes = [f"left out, of namespace {name}: {count} (--namespace {name})" for name, count in sorted(others.items())]
     if not ours:
-        notes.insert(0, f"no worker of namespace {namespace} has left a heartbeat")
+        tell = verdict.unknown if limits["age"] or limits["gone"] else notes.append
+        tell(f"no worker of namespace {namespace} has left a heartbeat")
+    elif limits["age"] and not any(worker.up for worker in ours):
+        verdict.unknown(f"no worker of namespace {namespace} is up, whose heartbeat could be held against --max-age")
     return Shown(ours, lambda: [table(_HEADINGS, map(_row, ours))], verdict, notes)
 
 
