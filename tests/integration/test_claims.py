@@ -373,7 +373,7 @@ async def test_a_sidecar_that_was_killed_goes_on_at_once_under_its_name(
 
 
 async def test_the_rights_that_are_named_are_enough(namespace: str) -> None:
-    assert f"ACL SETUSER agent {RIGHTS}\n" in README.read_text(encoding="utf-8")
+    assert f"ACL SETUSER stem-agent {RIGHTS}\n" in README.read_text(encoding="utf-8")
     with embedded_valkey() as server:
         async with redis.asyncio.Redis(port=server.port) as admin:
             await admin.execute_command("ACL", "SETUSER", "agent", "on", ">secret", *RIGHTS.split())
@@ -394,6 +394,21 @@ async def test_the_rights_that_are_named_are_enough(namespace: str) -> None:
             await speaking.close()
             denied = {entry[b"object"] for entry in await admin.execute_command("ACL", "LOG")}
             assert denied <= {b"client|setinfo"}, "which redis-py does without"
+
+
+def test_the_line_for_everything_grants_what_the_lines_for_each_part_grant() -> None:
+    lines = [line.split()[2:] for line in README.read_text(encoding="utf-8").splitlines() if "ACL SETUSER" in line]
+    everything, receiving, ownership, state = (
+        {word for word in line if word[0] in "+~&%"}
+        for line in (
+            next(line for line in lines if {"+get", "+xpending"} <= {*line}),
+            next(line for line in lines if line[0] == "stem-agent" and "+psubscribe" in line and "+get" not in line),
+            next(line for line in lines if "~stem-agent:*" in line and "+psubscribe" not in line),
+            next(line for line in lines if line[0] == "stem-state"),
+        )
+    )
+    narrower = {"%R~stem:result:*", "%R~stem-agent:owner:*"}
+    assert everything == (receiving | ownership | state) - narrower
 
 
 async def test_what_is_written_to_redis_is_below_one_prefix_and_ends_by_itself(
