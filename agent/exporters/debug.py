@@ -22,7 +22,8 @@ class DebugConfig(Config):
     """Print what passes by, for people who are setting up."""
 
     verbosity: Literal["basic", "normal", "detailed"] = Field(
-        "normal", description="`basic`: a count per batch; `normal`: a line per item; `detailed`: every field"
+        "normal",
+        description="`basic`: a count per batch; `normal`: a line per item; `detailed`: every field, and the resource",
     )
 
 
@@ -58,6 +59,8 @@ class DebugExporter(Passive):
 
     def _lines(self, batch: Batch) -> Iterator[str]:
         parse, summarise = _FORMATS[batch.kind]
+        if self._config.verbosity == "detailed":
+            yield f"resource: {', '.join(f'{key}={value}' for key, value in sorted(batch.resource.attributes.items()))}"
         for item in batch.items:
             message = parse(item)
             yield summarise(message)

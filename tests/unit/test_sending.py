@@ -436,6 +436,12 @@ def test_the_debug_exporter_shows_what_passes(verbosity: Any, lines: int) -> Non
     assert ledger.account("debug", "traces").delivered == 2
 
 
+def test_the_debug_exporter_shows_in_detail_whose_the_items_are() -> None:
+    stream, reports = io.StringIO(), StatusBoard(lambda: 0).of("exporters", "debug")
+    DebugExporter("debug", DebugConfig(verbosity="detailed"), Ledger(), reports, stream).consume(batch(1))
+    assert stream.getvalue().splitlines()[:2] == ["debug: 1 spans", "  resource: service.name=shop"]
+
+
 async def test_a_cancellation_that_a_library_mistakes_for_its_own_timeout_is_not_the_last(
     executor: ThreadPoolExecutor,
 ) -> None:
