@@ -9,6 +9,7 @@ if TYPE_CHECKING:
 
 UNCUT_WIDTH = 1000
 """Wider than any table, so that nothing is cut: a narrower terminal wraps lines, and ids can still be copied."""
+_HEIGHT = 100
 UNKNOWN = "?"
 NONE = "-"
 _MAX_TEXT = 100
@@ -19,7 +20,8 @@ def console(width: int | None = UNCUT_WIDTH) -> "Console":
     """Return where to draw; None: as wide as the terminal."""
     from rich.console import Console  # noqa: PLC0415 - see above
 
-    return Console(highlight=False, markup=False, width=width)
+    # With a height, too: rich takes a dumb terminal for 80 columns wide, whatever width it is given alone.
+    return Console(highlight=False, markup=False, width=width, height=width and _HEIGHT)
 
 
 def table(headings: Sequence[str], rows: Iterable[Sequence[Any]]) -> Any:

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from agent.cli.drawing import duration, milliseconds, short, utc
+from agent.cli.drawing import UNCUT_WIDTH, console, duration, milliseconds, short, utc
 from agent.cli.stores import BadOption, duration_of, tls_options
 from agent.cli.verdict import Verdict, age_limit, limit
 from agent.demo.fleet.envelopes import new_envelope, to_fields, to_json, uuid7
@@ -276,3 +276,10 @@ def test_a_long_text_becomes_one_short_line(text: str) -> None:
 def test_times_are_in_utc() -> None:
     assert utc(datetime(2026, 4, 23, 12, tzinfo=timezone(timedelta(hours=2)))) == "2026-04-23 10:00:00Z"
     assert utc(None) == "-"
+
+
+def test_a_dumb_terminal_cuts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("TERM", "dumb")
+    monkeypatch.setenv("FORCE_COLOR", "1")
+    assert console().is_dumb_terminal
+    assert console().width == UNCUT_WIDTH
