@@ -16,10 +16,10 @@ from pathlib import Path
 from agent.core.clock import SteadyClock
 from agent.core.ledger import Ledger
 from agent.core.status import Reports, StatusBoard
-from agent.exporters.sending import queue as queues
+from agent.exporters.sending import disk_queue as queues
 from agent.exporters.sending.config import BatchConfig, QueueConfig, RetryConfig
+from agent.exporters.sending.disk_queue import DiskQueue
 from agent.exporters.sending.outcome import Delivered, Outcome, Retry
-from agent.exporters.sending.queue import DiskQueue
 from agent.exporters.sending.sealed import GZIP, Sealed
 from agent.exporters.sending.sender import Sender
 from agent.otlp.batch import Batch, Kind

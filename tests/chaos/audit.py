@@ -15,7 +15,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from agent.core.errors import EXIT_HELD, EXIT_LOST, EXIT_OK
-from agent.exporters.sending.queue import STORAGE_CORRUPT
+from agent.exporters.sending.disk_queue import STORAGE_CORRUPT
 from agent.exporters.sending.sender import SHUTDOWN
 from agent.storage.rows import Books, End
 from tests.chaos.endpoint import Acceptance, Receipt

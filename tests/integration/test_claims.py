@@ -258,6 +258,8 @@ async def test_a_gateway_that_stops_hands_over_without_a_gap(join: Join, speaker
         await speaking.says()
     await each_has_one_owner(gateways[2])
     await everything_is_told_once(speaking, *gateways)
+    assert set(gateways[2].claims.held) >= set(PODS)
+    assert not any(gateway.missed(pod) for gateway in gateways for pod in PODS)
 
 
 async def test_after_a_kill_another_takes_over_and_tells_the_gap(join: Join, speaker: Callable[..., Speaker]) -> None:
@@ -289,6 +291,9 @@ async def test_what_waits_unread_from_before_a_takeover_is_not_processed_again(
     transport.resume_reading()
     await speaking.says()
     await everything_is_told_once(speaking, first, second, gaps=True)
+    assert share
+    for emitter in share:
+        assert min(second.heard(emitter)) > max(first.heard(emitter)), "what the first one had is left to it"
 
 
 async def test_a_lease_that_is_over_is_no_permission(
@@ -370,6 +375,8 @@ async def test_a_sidecar_that_was_killed_goes_on_at_once_under_its_name(
     await until(lambda: again.claims.holds("pod-1"))
     await speaking.says()
     await everything_is_told_once(speaking, first, again, gaps=True)
+    assert first.heard("pod-1")
+    assert min(again.heard("pod-1")) > max(first.heard("pod-1"))
 
 
 async def test_the_rights_that_are_named_are_enough(namespace: str) -> None:

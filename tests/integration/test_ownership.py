@@ -186,6 +186,8 @@ async def test_whoever_is_started_anew_under_its_name_goes_on(join: Join, client
     await first.kill()
     again = await join("pod-1", lease="1h", timeout="1s")
     await until(lambda: again.leads)
+    assert again.changes == [True]
+    assert 3500 < await client.ttl(f"stem-agent:leader:{again.config.namespace}") <= 3600
 
 
 async def test_without_redis_the_lease_ends_and_nobody_believes_to_lead(

@@ -218,6 +218,8 @@ def test_whatever_others_did_a_queue_that_caught_up_is_told_exactly_from_then_on
     for name, _, times in steps:
         getattr(model, name)(0, times)
     _is_exact_once_caught_up(model)
+    model.deliver(0, 1000)
+    assert model.read().depth == 0
 
 
 def _is_exact_once_caught_up(model: Model) -> None:

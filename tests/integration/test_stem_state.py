@@ -480,7 +480,7 @@ async def test_a_fault_of_a_turn_does_not_end_the_polling(
     monkeypatch.delattr(poller.receiver, "_metrics")
     await until(lambda: poller.telemetry.counted("stem_agent.polls.failed", subjects="everything") > 0)
     monkeypatch.undo()
-    await poller.turns(2)
+    assert (await poller.turns(2))["stem.queue.depth", "default", "stem"] == 3
 
 
 async def test_what_ran_on_a_node_that_died_is_found_and_told_once(

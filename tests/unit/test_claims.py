@@ -1,19 +1,7 @@
 """Claims as plain decisions: who asks for what, who gives way, what is forgotten."""
 
-from agent.core.claims import (
-    IDLE_ROUNDS,
-    NOBODY,
-    SETTLE_NS,
-    Action,
-    Answer,
-    Ask,
-    Claims,
-    Holder,
-    Record,
-    Standing,
-    What,
-    rendezvous,
-)
+from agent.core.claim_terms import NOBODY, Action, Answer, Ask, Holder, Record, Standing, What
+from agent.core.claims import IDLE_ROUNDS, SETTLE_NS, Claims, rendezvous
 
 SECOND = 1_000_000_000
 LEASE = 15 * SECOND

@@ -18,7 +18,7 @@ from agent.core.errors import StartupError
 from agent.core.ledger import Account, Ledger
 from agent.core.pressure import Pressure
 from agent.core.status import Reports, StatusBoard
-from agent.exporters.sending import queue as queues
+from agent.exporters.sending import disk_queue as queues
 from agent.exporters.sending.config import BatchConfig, QueueConfig, RetryConfig
 from agent.exporters.sending.outcome import Delivered, Drop, Outcome, Retry
 from agent.exporters.sending.sealed import IDENTITY, Sealed

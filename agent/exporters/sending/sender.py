@@ -13,9 +13,10 @@ from agent.core.tasks import cancel
 from agent.exporters.sending.batcher import Intake, Pending
 from agent.exporters.sending.config import QueueConfig, RetryConfig
 from agent.exporters.sending.delivery import Again, Delivery, Grace
+from agent.exporters.sending.disk_queue import DiskQueue
 from agent.exporters.sending.events import DeliveryRetried, DestinationWarned, ItemsDropped, ItemsRejected
 from agent.exporters.sending.outcome import Delivered, Drop
-from agent.exporters.sending.queue import BatchQueue, DiskQueue, MemoryQueue, Taken
+from agent.exporters.sending.queue import BatchQueue, MemoryQueue, Taken
 from agent.exporters.sending.sealed import Coding, Sealed, seal
 from agent.exporters.sending.watch import Transport, Watch
 from agent.otlp.batch import Batch

@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from agent.core.claims import NO_RECORD, Action, Answer, Ask, Holder, Party, Record
+from agent.core.claim_terms import NO_RECORD, Action, Answer, Ask, Holder, Record
+from agent.core.claims import Party
 from agent.core.clock import Clock
 from agent.extensions.ownership.scripts import CLAIM, MEMBERS
 

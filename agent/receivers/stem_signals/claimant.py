@@ -8,7 +8,8 @@ import contextlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Protocol
 
-from agent.core.claims import Change, Claims, Record, Standing, What
+from agent.core.claim_terms import Change, Record, Standing, What
+from agent.core.claims import Claims
 from agent.core.clock import Clock
 from agent.core.ownership import Ownership
 from agent.core.pressure import Pressure

@@ -18,21 +18,12 @@ from agent.receivers.stem_signals.canary import Canary
 from agent.receivers.stem_signals.claimant import Claimant
 from agent.receivers.stem_signals.config import StemSignalsConfig
 from agent.receivers.stem_signals.connection import Connection, Refused, subscribe
+from agent.receivers.stem_signals.decoder import Decoder
 from agent.receivers.stem_signals.sequence import SequenceTracker
 from agent.receivers.stem_signals.session import SessionEnd, Subscription
-from agent.stem.catalogue import SignalName
-from agent.stem.channels import (
-    HEARTBEAT_PREFIX,
-    HEARTBEATS,
-    emitter_of,
-    heartbeat_channel,
-    signal_channel,
-    signal_pattern,
-)
-from agent.stem.heartbeat import decode_heartbeat
-from agent.stem.lenient import DecodeError
-from agent.stem.wire import Fact, Gap, Outage, ServerClock, Shed, SignalConsumer, decode_signal, decode_stamp
-from agent.telemetry.events import Event, FileUnusable, Telemetry
+from agent.stem.channels import heartbeat_channel, signal_channel, signal_pattern
+from agent.stem.wire import Fact, Gap, Outage, ServerClock, SignalConsumer
+from agent.telemetry.events import FileUnusable, Telemetry
 from agent.telemetry.keeping import Keeping
 
 CHUNK = 256
@@ -40,9 +31,6 @@ CHUNK = 256
 TICK_SECONDS = 0.25
 _STOP_SHARE = 0.5  # of the deadline, for what is still undecoded: delivering the rest needs the other half
 _LEAVE_SHARE = 0.3  # for others to take over
-_UNKNOWN = "unknown"
-_HEARTBEAT = "heartbeat"
-_HEARTBEATS = HEARTBEAT_PREFIX.encode()
 
 
 class StemSignalsReceiver:
@@ -70,6 +58,7 @@ class StemSignalsReceiver:
         if pressure:
             pressure.join(self._backlog)
         self._sequence = SequenceTracker()
+        self._decoder = Decoder(identity, config, self._sequence, telemetry, clock)
         self._claimant: Claimant | None = None
         self._canary = (
             Canary(identity, config, telemetry, reports.part("canary"), heard=lambda: self._backlog.pushed)
@@ -81,17 +70,9 @@ class StemSignalsReceiver:
         self._sheds = False
         self._deaf_since_ns: int | None = None
         self._listening_since_ns: int | None = None
-        self._emitters: dict[bytes, str | None] = {}
-        self._others: dict[bytes, str] = {}
-        # Counted per signal, so the labels are put together here and not there.
-        self._received = {
-            event: ("stem_agent.signals.received", (("event", event), ("receiver", identity)))
-            for event in (*SignalName, _HEARTBEAT, _UNKNOWN)
-        }
         self._connection: Connection | None = None
         self._tls = config.tls.reloading(0.0, self._unusable) if config.url.tls else None
         self._healthy = False
-        self._shed_by: set[tuple[str, str]] = set()
         self._canary_flies = False
         self._tasks: list[asyncio.Task[None]] = []
         self._draining: asyncio.Handle | None = None
@@ -101,7 +82,7 @@ class StemSignalsReceiver:
 
     def share(self, ownership: Ownership, pressure: Pressure, status: Reporter) -> None:
         """Process only what is ours by agreement with other agents."""
-        self._claimant = Claimant(
+        self._claimant = self._decoder.claimant = Claimant(
             *(self._id, self._config, ownership, self, self._sequence), self._telemetry, self._clock, status
         )
         self._claimant.watched_by(pressure)
@@ -178,7 +159,7 @@ class StemSignalsReceiver:
         while self._backlog:
             self.hand_on(self._outages())
             for channel, payload in self._backlog.take(CHUNK):
-                self._account(channel, payload, events.SignalUnread(self._id))
+                self._decoder.account(channel, payload, events.SignalUnread(self._id))
         if self._draining:
             self._draining.cancel()
             self._draining = None
@@ -311,11 +292,11 @@ class StemSignalsReceiver:
         now_ns = self._clock()
         if self._claimant:
             self._claimant.look(now_ns)
-        facts = self._outages()
+        facts, decode = self._outages(), self._decoder.decode
         facts += [
             fact
             for channel, payload in self._backlog.take(CHUNK)
-            if (fact := self._decode(channel, payload, now_ns)) is not None
+            if (fact := decode(channel, payload, now_ns)) is not None
         ]
         self.hand_on(facts)
 
@@ -332,88 +313,23 @@ class StemSignalsReceiver:
         if facts:
             self._consumer.consume_facts(facts, self._zone)
 
-    def _decode(self, channel: bytes, payload: bytes, now_ns: int) -> Fact | None:
-        emitter = self._emitter(channel)
-        if emitter is None:
-            self._heard_others(channel, payload)
-            return None
-        if len(payload) > self._config.max_payload:
-            size, limit = len(payload), self._config.max_payload
-            self._account(channel, payload, events.SignalOversize(self._id, emitter, size, limit))
-            return None
-        try:
-            if channel.startswith(_HEARTBEATS):
-                return self._heartbeat(payload)
-            return self._signal(payload, emitter, now_ns)
-        except DecodeError as error:
-            self._account(channel, payload, events.SignalUndecodable(self._id, emitter, error.reason))
-            return None
-
-    def _heartbeat(self, payload: bytes) -> Fact:
-        heartbeat = decode_heartbeat(payload)
-        heartbeat.namespace = self._config.namespace
-        self._telemetry.counters[self._received[_HEARTBEAT]] += 1
-        return heartbeat
-
-    def _signal(self, payload: bytes, emitter: str, now_ns: int) -> Fact | None:
-        signal = decode_signal(payload)
-        signal.namespace = namespace = self._config.namespace
-        signal.emitter = emitter
-        name = signal.event_name
-        self._telemetry.counters[self._received.get(name) or self._received[_UNKNOWN]] += 1
-        if (
-            signal.boot is not None
-            and signal.seq is not None
-            and not self._sequence.observe(
-                namespace, emitter, signal.boot, signal.seq, now_ns, beat=name == SignalName.WORKER_HEARTBEAT
-            )
-        ):
-            self._telemetry.count("stem_agent.signals.duplicates", receiver=self._id)
-            return None
-        return signal
-
-    def _emitter(self, channel: bytes) -> str | None:
-        """Return who speaks on a channel; None for what is not ours to process. Remembered: channels are few."""
-        if channel not in self._emitters:
-            name = channel.decode("utf-8", "replace")
-            if len(self._emitters) >= 100_000:  # noqa: PLR2004 - pods come and go for months
-                self._emitters.clear()
-                self._others.clear()
-            is_heartbeat = name == heartbeat_channel(self._config.namespace)
-            emitter = _HEARTBEAT if is_heartbeat else emitter_of(name, self._config.namespace)
-            claimed = HEARTBEATS if is_heartbeat else emitter
-            if claimed and self._claimant and not self._claimant.owns(claimed):
-                self._others[channel], emitter = claimed, None
-            self._emitters[channel] = emitter
-        return self._emitters[channel]
-
     # --- among other agents ------------------------------------------------------------------------------------------
-
-    def _heard_others(self, channel: bytes, payload: bytes) -> None:
-        if self._claimant and (emitter := self._others.get(channel)):
-            self._claimant.hear(emitter, channel, payload)
 
     def replay(self, messages: Sequence[Message]) -> None:
         """Process messages that were kept until they were ours."""
         now_ns = self._clock()
         for start in range(0, len(messages), CHUNK):
             some = messages[start : start + CHUNK]
-            facts = (self._decode(channel, payload, now_ns) for channel, payload in some)
+            facts = (self._decoder.decode(channel, payload, now_ns) for channel, payload in some)
             self.hand_on([fact for fact in facts if fact is not None])
 
     def not_owned(self, emitter: str, payload: bytes) -> None:
-        """Account for a message that may have been ours; whether it was is known later, and its record read then."""
-        self._telemetry.emit(events.SignalNotOwned(self._id))
-        if (stamp := decode_stamp(payload)).boot is not None and stamp.seq is not None:
-            self._sequence.observe(self._config.namespace, emitter, stamp.boot, stamp.seq, self._clock())
+        """Account for a message that may have been ours."""
+        self._decoder.not_owned(emitter, payload)
 
     def forget_channels(self, emitters: Iterable[str]) -> None:
         """Ask anew about the channels of these emitters."""
-        namespace = self._config.namespace
-        for emitter in emitters:
-            name = heartbeat_channel(namespace) if emitter == HEARTBEATS else signal_channel(namespace, emitter)
-            self._emitters.pop(name.encode(), None)
-            self._others.pop(name.encode(), None)
+        self._decoder.forget_channels(emitters)
 
     def ping(self, answered: Callable[[], None]) -> None:
         """Have `answered` called when everything that was published until now has been received."""
@@ -428,19 +344,7 @@ class StemSignalsReceiver:
 
     def _shed(self, channel: bytes, payload: bytes) -> None:
         self._sheds = True
-        self._account(channel, payload, events.SignalShed(self._id, self._backlog.limit))
-
-    def _account(self, channel: bytes, payload: bytes, loss: Event) -> None:
-        emitter = self._emitter(channel)
-        if emitter is None:  # another namespace's, or another agent's: not ours to lose
-            self._heard_others(channel, payload)
-            return
-        self._telemetry.emit(loss)
-        stamp = decode_stamp(payload)
-        if stamp.boot is not None and stamp.seq is not None:
-            # Lost, and counted so already: its number must not be counted again as a gap.
-            self._sequence.observe(self._config.namespace, emitter, stamp.boot, stamp.seq, self._clock())
-            self._shed_by.add((emitter, stamp.boot))
+        self._decoder.account(channel, payload, events.SignalShed(self._id, self._backlog.limit))
 
     async def _tick(self) -> None:
         while True:
@@ -449,8 +353,7 @@ class StemSignalsReceiver:
             self._judge_backlog()
             if self._claimant:
                 self._claimant.tick()
-            shed, self._shed_by = self._shed_by, set()
-            self.hand_on([Shed(self._config.namespace, emitter, boot) for emitter, boot in shed])
+            self.hand_on(self._decoder.take_shed())
 
     def _judge_backlog(self) -> None:
         if self._sheds:
