@@ -7,7 +7,7 @@ that it is alone.
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from agent.core.claims import Party
@@ -52,11 +52,21 @@ def _nobody() -> None:
     """Tell nobody."""
 
 
+class Notebook(Protocol):
+    """Where a leader leaves notes for the next one, by the name of the component; raises what its keeper raises."""
+
+    async def read(self, name: str) -> bytes | None:
+        """Return the last notes."""
+
+    async def write(self, name: str, notes: bytes) -> None:
+        """Keep notes in place of those before."""
+
+
 class Ownership:
     """What this agent may do, as the others let it.
 
     `configured`: somebody keeps the leases, under the name `agent`; where nobody does, it leads and owns everything.
-    `wake` has the keeper look again at once.
+    `wake` has the keeper look again at once. `notebook` is where a leader leaves notes; None where nobody follows.
     """
 
     def __init__(self) -> None:
@@ -66,6 +76,7 @@ class Ownership:
         self.lease = Lease()
         self._standing = Counter[str]()
         self.wake: Callable[[], None] = _nobody
+        self.notebook: Notebook | None = None
         self._listeners: list[Callable[[], None]] = []
         self._told_until_ns: dict[str, int] = {}
 

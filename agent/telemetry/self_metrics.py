@@ -48,6 +48,7 @@ COUNTERS = {
     "stem_agent.repairs": ("{task}", "Result records asked for in repair, by result"),
     "stem_agent.polls.failed": ("{poll}", "Times a store could not be read, by subjects"),
     "stem_agent.polls.incomplete": ("{poll}", "Times a part of the fleet's state could not be told, by subject"),
+    "stem_agent.polls.interrupted": ("{gap}", "Times the totals of the fleet could not go on where a leader stopped"),
     "stem_agent.polls.late": ("{poll}", "Times reading the fleet's state took longer than the interval"),
     "stem_agent.tail.failures": ("{read}", "Times streams or records could not be read"),
     "stem_agent.tail.unreadable": ("{item}", "Entries and records that are none"),

@@ -135,6 +135,20 @@ async def test_after_a_kill_another_leads_and_never_two_at_once(join: Join) -> N
     assert all(agent.ownership.fleet_is_told(WORKERS, CLOCK()) for agent in agents)
 
 
+async def test_what_a_leader_notes_is_there_for_the_next_one_for_an_hour(
+    join: Join, client: "redis.asyncio.Redis"
+) -> None:
+    first, second = await join("first"), await join("second")
+    assert first.ownership.notebook
+    assert second.ownership.notebook
+    assert await second.ownership.notebook.read("stem_state") is None
+    await first.ownership.notebook.write("stem_state", b"up to here")
+    assert await second.ownership.notebook.read("stem_state") == b"up to here"
+    assert await second.ownership.notebook.read("stem_tail") is None
+    key = f"stem-agent:notes:{first.config.namespace}:stem_state"
+    assert 3500 < await client.ttl(key) <= 3600
+
+
 async def test_whoever_follows_knows_when_the_lease_ends(join: Join) -> None:
     first = await join("first", lease="10s")
     await until(lambda: first.leads)

@@ -17,6 +17,7 @@ from agent.core.clock import SteadyClock
 from agent.core.errors import StartupError
 from agent.core.ownership import Ownership
 from agent.core.status import State, StatusBoard
+from agent.core.tasks import cancel
 from agent.demo.fleet.backend import Backend
 from agent.demo.fleet.broker import Broker
 from agent.demo.fleet.envelopes import new_envelope, to_json
@@ -26,7 +27,9 @@ from agent.emit import iso
 from agent.otlp.batch import Batch
 from agent.otlp.resource import Resource
 from agent.receivers.stem_state.config import StemStateConfig
+from agent.receivers.stem_state.notes import encode
 from agent.receivers.stem_state.receiver import MOST_ROUND_TRIPS, FleetMetrics, StemStateReceiver
+from agent.receivers.stem_state.subjects import Subjects
 from agent.settings.document import Document
 from agent.settings.validate import validate
 from agent.stem.catalogue import TaskState
@@ -265,6 +268,96 @@ async def test_of_a_queue_and_a_schedule_that_come_later_everything_counts(
     assert series["stem.scheduler.dispatch.success", "nightly", "stem"] == 1
     assert series["stem.scheduler.drift", "nightly", "stem"] == 1
     assert series["stem.queue.enqueued", "default", "stem"] == 0, "what was there before is not told"
+
+
+class Notes:
+    """A notebook in memory that can be lost or broken."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+        self.broken = False
+
+    async def read(self, name: str) -> bytes | None:
+        return self.kept.get(name)
+
+    async def write(self, name: str, notes: bytes) -> None:
+        if self.broken:
+            raise ConnectionRefusedError(111, "refused")
+        self.kept[name] = notes
+
+
+def owning(notebook: Notes) -> Ownership:
+    ownership = Ownership()
+    ownership.notebook = notebook
+    return ownership
+
+
+async def happens(fleet: Fleet, queue: str) -> None:
+    """One task is published, taken and given up, and a schedule runs."""
+    await fleet.broker.listen(queue)
+    await fleet.broker.publish(new_envelope("report.make", queue))
+    (delivery, *_) = await fleet.broker.read(queue, "worker-1", count=1, block_s=0.01)
+    await fleet.broker.dead_letter(delivery, "unregistered-task", None)
+    run = {"scheduledAt": "2026-01-01T00:00:00.000Z", "executedAt": "2026-01-01T00:00:00.250Z", "success": "true"}
+    await fleet.redis.hset(fleet.keys.schedule("nightly"), mapping={"enabled": "true"})
+    await fleet.redis.zadd(fleet.keys.schedules, {"nightly": 2_000_000_000_000})
+    await fleet.redis.xadd(fleet.keys.schedule_history("nightly"), run)
+
+
+TOTALS = ("stem.queue.enqueued", "stem.queue.delivered", "stem.tasks.dead_lettered", "stem.scheduler.dispatch.success")
+
+
+def totals(*series: dict[tuple[str, ...], float]) -> dict[str, float]:
+    """What several senders told, added up."""
+    return {name: sum(value for each in series for key, value in each.items() if key[0] == name) for name in TOTALS}
+
+
+async def test_after_a_kill_the_next_leader_counts_what_happened_in_between_and_nothing_twice(
+    fleet: Fleet, prefix: str, redis_url: str, poll: Poll
+) -> None:
+    notebook = Notes()
+    await happens(fleet, "early")  # before anybody looked: in nobody's totals
+    first = await poll(ownership=owning(notebook), **places(redis_url, prefix))
+    await first.turns(3)
+    await happens(fleet, "early")
+    before = await first.turns(2)
+    await cancel(first.receiver._tasks)
+    await happens(fleet, "early")
+    await happens(fleet, "late")  # a queue that the first leader never saw
+    second = await poll(ownership=owning(notebook), **places(redis_url, prefix))
+    after = await second.turns(3)
+    assert totals(before, after) == dict.fromkeys(TOTALS, 3)
+    assert after["stem.queue.enqueued", "late", "stem"] == 1
+    assert second.telemetry.counted("stem_agent.polls.interrupted") == 0
+
+
+@pytest.mark.parametrize("left", [b"nonsense", encode(Subjects(StemStateConfig(store_namespace="x"), 0).notes(0))])
+async def test_notes_that_cannot_be_used_are_a_gap_that_is_told(
+    fleet: Fleet, prefix: str, redis_url: str, poll: Poll, left: bytes
+) -> None:
+    await fill(fleet)
+    notebook = Notes()
+    notebook.kept["stem_state"] = left
+    poller = await poll(ownership=owning(notebook), **places(redis_url, prefix))
+    assert totals(await poller.turns(2)) == dict.fromkeys(TOTALS, 0)
+    assert poller.telemetry.counted("stem_agent.polls.interrupted") == 1
+
+
+async def test_what_cannot_be_noted_is_not_told_until_it_can(
+    fleet: Fleet, prefix: str, redis_url: str, poll: Poll
+) -> None:
+    await fill(fleet)
+    notebook = Notes()
+    poller = await poll(ownership=owning(notebook), **places(redis_url, prefix))
+    await poller.turns(1)
+    notebook.broken = True
+    await until(lambda: poller.telemetry.counted("stem_agent.polls.failed", subjects="notes") > 1)
+    told = poller.told.turns
+    await fleet.broker.publish(new_envelope("email.send", "default"))
+    await until(lambda: poller.telemetry.counted("stem_agent.polls.failed", subjects="notes") > 3)
+    assert poller.told.turns == told
+    notebook.broken = False
+    assert (await poller.turns(1))["stem.queue.enqueued", "default", "stem"] == 1
 
 
 async def test_a_stop_tells_what_happened_since_the_last_turn(

@@ -126,6 +126,7 @@ WARNINGS = {
     "AttemptsOverlooked",
     "RecordAmbiguous",
     "TailFailed",
+    "TotalsInterrupted",
 }
 ERRORS = {
     # Accepted data is lost, or a person is needed.
@@ -158,6 +159,7 @@ INFOS = {
     "StorageRecovered",
     "Subscribed",
     "NotificationsOff",
+    "TotalsGoOn",
 }
 
 

@@ -14,6 +14,7 @@ from agent.extensions.ownership import events
 from agent.extensions.ownership.config import OwnershipConfig
 from agent.extensions.ownership.leader import Leader
 from agent.extensions.ownership.news import News
+from agent.extensions.ownership.notebook import RedisNotebook
 from agent.extensions.ownership.registrar import Registrar
 from agent.redis_client import failure, redis_client, refused_for_good
 from agent.telemetry.events import FileUnusable, Telemetry
@@ -85,6 +86,7 @@ class OwnershipExtension:
             heard=self._wanted.set,
             unheard=self._unheard,
         )
+        self._ownership.notebook = RedisNotebook(client, config.namespace)
         await self._look(self._leader)
         self._registrars = [Registrar(client, party, self._clock, lease=lease) for party in self._ownership.parties]
         self._ownership.wake = self._wanted.set

@@ -1,5 +1,6 @@
 """What can happen while the fleet's state is polled, each as one log line and one counter."""
 
+import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -44,4 +45,27 @@ class PollLate(Event):
 
     phrase: ClassVar[str] = "reading the fleet's state takes longer than the interval"
     counter: ClassVar[str | None] = "stem_agent.polls.late"
+    labels: ClassVar[tuple[str, ...]] = ("receiver",)
+
+
+@dataclass(frozen=True, slots=True)
+class TotalsGoOn(Event):
+    """Another agent led before; what happened in between is counted by what it left."""
+
+    receiver: str
+    away_s: float
+
+    phrase: ClassVar[str] = "going on from where the leader before stopped"
+    level: ClassVar[int] = logging.INFO
+
+
+@dataclass(frozen=True, slots=True)
+class TotalsInterrupted(Event):
+    """What the leader before left cannot be used: what happened since it told its totals last is in nobody's."""
+
+    receiver: str
+    reason: str
+
+    phrase: ClassVar[str] = "the totals of the fleet begin anew; what happened since the leader before is not in them"
+    counter: ClassVar[str | None] = "stem_agent.polls.interrupted"
     labels: ClassVar[tuple[str, ...]] = ("receiver",)

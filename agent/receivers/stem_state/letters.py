@@ -5,6 +5,7 @@ from datetime import tzinfo
 from typing import Any
 
 from agent.receivers.stem_state import instruments as of
+from agent.receivers.stem_state.notes import LetterNotes
 from agent.receivers.stem_state.survey import Moment, Survey
 from agent.stem.keys import Keys
 from agent.stem.questions.dead_letters import DeadLetter, LetterWatch
@@ -26,13 +27,26 @@ class LetterSurvey(Survey):
         self.new: set[str] = set()
         """Those that were not there when all were looked for."""
         self._watches: dict[str, LetterWatch] = {}
+        self._noted: dict[str, tuple[int, list[bytes]]] = {}
+
+    def notes(self) -> LetterNotes:
+        """Return what the next leader has to know."""
+        states = {queue: watch.state for queue, watch in self._watches.items()}
+        return LetterNotes(self._noted | {queue: state for queue, state in states.items() if state})
+
+    def restore(self, notes: LetterNotes) -> None:
+        """Go on from the notes of the leader before, with each queue that is found again."""
+        self._noted = notes.seen
+
+    def _watch(self, queue: str) -> LetterWatch:
+        watch = LetterWatch(self._keys, queue, new=queue in self.new)
+        if noted := self._noted.pop(queue, None):
+            watch.restore(noted)
+        return watch
 
     def ask(self, redis_ms: int) -> list[Query[Any]]:  # noqa: ARG002 - letters have no age here
         """Ask each queue for its new letters."""
-        self._watches = {
-            queue: self._watches.get(queue) or LetterWatch(self._keys, queue, new=queue in self.new)
-            for queue in self.queues
-        }
+        self._watches = {queue: self._watches.get(queue) or self._watch(queue) for queue in self.queues}
         return [watch.read() for watch in self._watches.values()]
 
     def take(self, answers: Sequence[Any], moment: Moment) -> None:

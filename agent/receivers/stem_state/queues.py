@@ -5,6 +5,7 @@ from datetime import UTC, datetime, tzinfo
 from typing import Any
 
 from agent.receivers.stem_state import instruments as of
+from agent.receivers.stem_state.notes import QueueNotes
 from agent.receivers.stem_state.survey import Moment, Survey
 from agent.stem.keys import Keys
 from agent.stem.questions.discovery import QueueWalk
@@ -33,6 +34,7 @@ class QueueSurvey(Survey):
         self.new: set[str] = set()
         """Those that were not there when the keyspace was looked through."""
         self._named = frozenset(names)
+        self._noted: frozenset[str] = frozenset()
         self._left_out: set[str] = set()
         for name in names:
             self._watch(name)
@@ -47,6 +49,15 @@ class QueueSurvey(Survey):
         if self._walk:
             for queue in queues:
                 self._watch(queue)
+
+    def notes(self) -> QueueNotes:
+        """Return what the next leader has to know."""
+        return QueueNotes(self._complete, sorted({*self._watches, *self._noted}), self.totals())
+
+    def restore(self, notes: QueueNotes) -> None:
+        """Go on from the notes of the leader before: queues that are not in them have come since."""
+        self._complete, self._noted = notes.complete, frozenset(notes.queues)
+        self.restore_totals(notes.totals, _TOTALS)
 
     def ask(self, redis_ms: int) -> list[Query[Any]]:
         """Ask about the queues, and for more of them."""
@@ -88,7 +99,7 @@ class QueueSurvey(Survey):
         if len(self._watches) < self._most:
             self._left_out.discard(queue)
             self._watches[queue] = QueueWatch(self._keys, queue)
-            if self._complete:
+            if self._complete and queue not in self._noted:
                 self.new.add(queue)
         elif len(self._left_out) < self._most:
             self._left_out.add(queue)
@@ -98,6 +109,7 @@ class QueueSurvey(Survey):
         if watch.queue not in self._named and not watch.exists:
             del self._watches[watch.queue]
             self.new.discard(watch.queue)
+            self._noted -= {watch.queue}
             self.ended(_TOTALS, (watch.queue, self.namespace))
 
     def _tell(self, state: QueueState, moment: Moment) -> None:

@@ -9,15 +9,16 @@ from zoneinfo import ZoneInfo
 
 from asyncio_throttle.throttler import Throttler
 
-from agent.core.clock import Clock
+from agent.core.clock import NANOSECONDS, Clock
 from agent.core.errors import StartupError, fault
+from agent.core.kept import KeptStateError
 from agent.core.ownership import SCHEDULES, WORKERS, Ownership
 from agent.core.pressure import Priority
 from agent.core.status import Reports
 from agent.core.tasks import cancel
 from agent.otlp.batch import Batch, Consumer, Kind
 from agent.otlp.resource import Resource
-from agent.receivers.stem_state import events
+from agent.receivers.stem_state import events, notes
 from agent.receivers.stem_state.config import StemStateConfig
 from agent.receivers.stem_state.search import Search
 from agent.receivers.stem_state.store import Store, Told
@@ -218,6 +219,8 @@ class StemStateReceiver:
 
     async def _turn(self) -> None:
         """Ask all stores at once, and hand on what they answered, if that is still ours to tell."""
+        if self._fresh:
+            await self._take_up()
         self._subjects.prepare()
         known = len(self._subjects.queues.queues)
         told = await asyncio.gather(*map(self._ask, self._stores))
@@ -228,12 +231,41 @@ class StemStateReceiver:
                 store.reader.throttle = Throttler(MOST_ROUND_TRIPS, period=self._config.interval)
             if len(self._subjects.queues.queues) > known:  # what the first turn found is not to wait for the next
                 told = await asyncio.gather(*map(self._ask, self._stores))
-        if not self._ownership.leads(self._clock()):
+        if not await self._note() or not self._ownership.leads(self._clock()):
             return
         self._metrics.tell(told)  # at once: whether anything was lost may take long to find out
         lost = await self._lost()
         if lost and self._ownership.leads(self._clock()):
             self._signals.consume_facts(lost, self._zone)
+
+    async def _take_up(self) -> None:
+        """Go on from what the leader before left; say so if there is something that cannot be used."""
+        if not (notebook := self._ownership.notebook):
+            return
+        try:
+            if not (left := await notebook.read(self._id)):
+                return
+            noted = notes.decode(left)
+            self._subjects.restore(noted)
+        except KeptStateError as error:
+            self._telemetry.emit(events.TotalsInterrupted(self._id, str(error)))
+        except Exception as error:  # noqa: BLE001 - the fleet is to be told of all the same
+            self._telemetry.emit(events.TotalsInterrupted(self._id, _why(error)))
+        else:
+            away_s = round((self._clock() - noted.taken_ns) / NANOSECONDS, 1)
+            self._telemetry.emit(events.TotalsGoOn(self._id, away_s))
+
+    async def _note(self) -> bool:
+        """Leave to the next leader what is about to be told; return whether that may be told."""
+        if not (notebook := self._ownership.notebook):
+            return True
+        try:
+            await notebook.write(self._id, notes.encode(self._subjects.notes(self._clock())))
+        except Exception as error:  # noqa: BLE001 - told without a note it could be told twice
+            reason = _why(error)
+            self._telemetry.emit(events.PollFailed(self._id, self._config.url.address, "notes", reason))
+            return False
+        return True
 
     async def _lost(self) -> list[LostAttempt]:
         """Return what was lost with the workers that went down; look at those that are about to."""

@@ -6,6 +6,7 @@ from typing import Any
 
 from agent import instruments as shared
 from agent.receivers.stem_state import instruments as of
+from agent.receivers.stem_state.notes import ScheduleNotes
 from agent.receivers.stem_state.survey import Moment, Survey
 from agent.stem.keys import Keys
 from agent.stem.questions.query import Query
@@ -25,6 +26,18 @@ class ScheduleSurvey(Survey):
         self._most = most
         self._histories: dict[str, HistoryWatch] = {}
         self._looked = False
+
+    def notes(self) -> ScheduleNotes:
+        """Return what the next leader has to know."""
+        read = {entry: watch.position for entry, watch in self._histories.items() if watch.position}
+        return ScheduleNotes(self._looked, read)
+
+    def restore(self, notes: ScheduleNotes) -> None:
+        """Go on from the notes of the leader before."""
+        self._looked = notes.complete
+        for entry, position in notes.positions.items():
+            self._histories[entry] = watch = HistoryWatch(self._keys, entry)
+            watch.position = position
 
     def ask(self, redis_ms: int) -> list[Query[Any]]:  # noqa: ARG002 - nothing is asked about a time
         """Ask for the entries, and for the new runs of those that are known."""

@@ -1,7 +1,7 @@
 """One subject of the fleet's state: what is asked about it, and the metrics that the answers become. Pure."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from datetime import tzinfo
 from typing import Any
 
@@ -9,6 +9,7 @@ from msgspec import Struct
 
 from agent.otlp.levels import Levels
 from agent.otlp.metrics import Aggregator, Instrument, Values
+from agent.receivers.stem_state.notes import Total
 from agent.stem.questions.query import Query, QueryRefusedError
 
 _FOR_EVER_S = 1e9
@@ -97,6 +98,15 @@ class Survey(ABC):
         for instrument in instruments:
             self._totals.remove(instrument, values)
             self._last.pop((instrument, values), None)
+
+    def totals(self) -> list[Total]:
+        """Return what the server had counted when it was read last."""
+        return [(instrument.name, values, total) for (instrument, values), total in self._last.items()]
+
+    def restore_totals(self, totals: Iterable[Total], instruments: Iterable[Instrument]) -> None:
+        """Go on from there: what was counted since is still to be told."""
+        by_name = {instrument.name: instrument for instrument in instruments}
+        self._last = {(by_name[name], values): total for name, values, total in totals if name in by_name}
 
     def answered(self, answer: Any, what: str) -> bool:
         """Whether there is an answer; if it was refused, note of what."""

@@ -6,6 +6,7 @@ Written by Stem's `redis_broker.dart` (`deadLetter`) at the head of the list `{n
 
 from collections.abc import Sequence
 from datetime import datetime
+from hashlib import blake2b
 from itertools import takewhile
 
 import msgspec
@@ -20,6 +21,8 @@ _BESIDE = 10
 """Letters read beside those that must be new: some of these may have taken the place of others."""
 _MOST = 200
 _FEW = 2 * _BESIDE
+_NOTED = 50
+"""Letters of which a state has the marks."""
 _REMEMBERED = 1000
 _MOST_BYTES = 4 << 20
 """Of letters in one reply, as far as those seen before tell: a letter has its task's arguments in it."""
@@ -76,7 +79,7 @@ class LetterWatch:
 
     def __init__(self, keys: Keys, queue: str, *, new: bool = False) -> None:
         self._key = keys.dead(queue)
-        self._seen: dict[int, None] = {}
+        self._seen: dict[bytes, None] = {}
         self._length: int | None = 0 if new else None
         self._readings = 0
         self._largest = 1
@@ -101,11 +104,20 @@ class LetterWatch:
             (reply,) = yield [("LRANGE", self._key, 0, most - 1)]
             letters = shaped(reply, list[bytes])
             self._largest = max(map(len, letters), default=1) or 1
-        new = list(takewhile(lambda letter: hash(letter) not in self._seen, letters))
+        new = list(takewhile(lambda letter: _mark(letter) not in self._seen, letters))
         self._length = length  # only now: what came before a failure is still new
         self._remember(letters if length else None)
         self.overrun = before is not None and bool(new) and len(new) == len(letters) < length
         return [] if before is None else [_decoded(letter) for letter in new]
+
+    @property
+    def state(self) -> tuple[int, list[bytes]] | None:
+        """How many letters there were, and the marks of the newest, oldest first; None before the first reading."""
+        return None if self._length is None else (self._length, list(self._seen)[-_NOTED:])
+
+    def restore(self, state: tuple[int, list[bytes]]) -> None:
+        """Go on from a state."""
+        self._length, self._seen = state[0], dict.fromkeys(state[1])
 
     def _remember(self, letters: Sequence[bytes] | None) -> None:
         """Keep those seen last, also where others stand now; none of a list that is empty."""
@@ -113,10 +125,14 @@ class LetterWatch:
             self._seen.clear()
             return
         for letter in reversed(letters):
-            self._seen.pop(hash(letter), None)
-            self._seen[hash(letter)] = None
+            self._seen.pop(_mark(letter), None)
+            self._seen[_mark(letter)] = None
         for oldest in list(self._seen)[: max(0, len(self._seen) - _REMEMBERED)]:
             del self._seen[oldest]
+
+
+def _mark(letter: bytes) -> bytes:
+    return blake2b(letter, digest_size=8).digest()
 
 
 def _decoded(letter: bytes) -> DeadLetter:

@@ -118,29 +118,33 @@ def _fit(value: str, wanted: Any) -> Iterator[Any]:
         return
 
 
+_FIRST = "0-0"
+
+
 class HistoryWatch:
     """Reads what was added to an entry's history since it was read last.
 
     What was there before is not ours to tell; of a `new` entry, which was not there when we looked before, all is.
+    `position` is up to where it was read, empty before the first reading.
     """
 
     def __init__(self, keys: Keys, entry: str, *, new: bool = False) -> None:
         self._key = keys.schedule_history(entry)
-        self._position = "0-0" if new else ""
+        self.position = _FIRST if new else ""
 
     def read(self, most: int) -> Query[list[ScheduleRun]]:
         """Ask for new runs, oldest first, `most` of them. One round trip.
 
         Raises `QueryRefusedError` if the server refuses.
         """
-        if not self._position:
+        if not self.position:
             (reply,) = yield [("XREVRANGE", self._key, "+", "-", "COUNT", 1)]
             entries = shaped(reply, list[tuple[bytes, Any]])
-            self._position = _position(entries[0][0]) if entries else "0-0"
+            self.position = _position(entries[0][0]) if entries else _FIRST
             return []
-        (reply,) = yield [("XRANGE", self._key, f"({self._position}", "+", "COUNT", most)]
+        (reply,) = yield [("XRANGE", self._key, f"({self.position}", "+", "COUNT", most)]
         runs = [_run(*entry) for entry in shaped(reply, list[tuple[bytes, Any]])]
-        self._position = runs[-1].position if runs else self._position
+        self.position = runs[-1].position if runs else self.position
         return runs
 
 
