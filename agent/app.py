@@ -46,6 +46,7 @@ class Agent:
         self.telemetry = Telemetry(clock, config.mask)
         self.ledger = Ledger()
         self.status = StatusBoard(clock)
+        self.status.agent = attributes["service.instance.id"]
         self.graph = Graph(config, Host(self.telemetry, self.ledger, clock, Resource(attributes), self.status))
         self._own = SelfTelemetry(config, self.telemetry, self.ledger, attributes)
         self._last_word_s = _LAST_WORD_SECONDS

@@ -114,6 +114,7 @@ def load(file: Path | None, environ: Mapping[str, str] | None = None) -> AgentCo
     if file is None:
         _apply_protocols(document, environ)
         _apply_metric_exporters(document, environ)
+        _apply_health(document, environ)
     return check(document, environ)
 
 
@@ -336,3 +337,10 @@ def _apply_metric_exporters(document: Document, environ: Mapping[str, str]) -> N
             document.problems.append(Problem(f"environment variable {variable}", 0, 0, "", message))
     if chosen:
         document.root["service"]["pipelines"]["metrics"]["exporters"] = list(dict.fromkeys(chosen))
+
+
+def _apply_health(document: Document, environ: Mapping[str, str]) -> None:
+    """Run `health` if somebody says where: of several agents on one host only one can have the default port."""
+    if environ.get("STEM_HEALTH_ENDPOINT"):
+        document.root["extensions"]["health"] = {}
+        document.root["service"]["extensions"].append("health")

@@ -97,7 +97,8 @@ def _draw(report: Mapping[str, Any]) -> str:
             books.add_row(f"{exporter}: {kind}", *map(str, (told["accepted"], told["delivered"], *lost, told["held"])))
     with console.capture() as capture:
         ready = "ready" if report["ready"] else f"not ready: {report['not_ready_because']}"
-        console.print(Text(f"stem-agent {report['version']}, up for {duration(report['uptime_seconds'])}, {ready}"))
+        who = f"stem-agent {report['version']}, agent {report['agent']}"
+        console.print(Text(f"{who}, up for {duration(report['uptime_seconds'])}, {ready}"))
         console.print(states)
         console.print(books)
     return capture.get()

@@ -185,6 +185,8 @@ class StatusBoard:
     def __init__(self, clock: Clock) -> None:
         self.clock = clock
         self.began_ns = clock()
+        self.agent = ""
+        """Under which id other agents know this one."""
         self.phase = Phase.STARTING
         self.components: dict[tuple[str, str], ComponentStatus] = {}
         self.probes: list[Callable[[int], None]] = []

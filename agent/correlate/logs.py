@@ -3,10 +3,10 @@
 from typing import NamedTuple
 
 from agent.core.clock import NANOSECONDS
+from agent.core.limits import MAX_MESSAGE, MAX_STACK
 from agent.core.pressure import Priority
 from agent.correlate import ids
 from agent.correlate.attempt import Attempt, EndKind, ready_time
-from agent.correlate.limits import MAX_MESSAGE, MAX_STACK
 from agent.correlate.origin import Origin
 from agent.correlate.outbox import Outbox
 from agent.correlate.settlement import Settled

@@ -4,8 +4,8 @@ from datetime import tzinfo
 
 from agent import instruments
 from agent.core.clock import NANOSECONDS
+from agent.core.limits import MAX_MESSAGE, MAX_STACK
 from agent.correlate import logs
-from agent.correlate.limits import MAX_MESSAGE, MAX_STACK
 from agent.correlate.logs import event
 from agent.correlate.recorder import Recorder
 from agent.otlp.log_record import Severity

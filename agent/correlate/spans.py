@@ -1,9 +1,9 @@
 """The spans of a settled attempt (telemetry contract, section 2)."""
 
+from agent.core.limits import MAX_MESSAGE, MAX_STACK
 from agent.correlate import ids
 from agent.correlate.attempt import Ending
 from agent.correlate.labels import Labels
-from agent.correlate.limits import MAX_MESSAGE, MAX_STACK
 from agent.correlate.settlement import Settled
 from agent.otlp.span import (
     EVENT_ATTRIBUTE_FIELD,

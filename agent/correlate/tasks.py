@@ -9,12 +9,12 @@ from sys import intern
 
 from msgspec import Struct
 
+from agent.core.limits import MAX_NAME
 from agent.correlate.attempt import END_SIGNALS, TOLD, Attempt, Ending, EndKind, Mark
 from agent.correlate.attempts import AttemptTable, TableState
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.counters import LATE, UNATTRIBUTED, Counters
 from agent.correlate.family import Family, FamilyState
-from agent.correlate.limits import MAX_NAME
 from agent.correlate.mender import Mender, MenderState
 from agent.correlate.origin import read_origin
 from agent.correlate.process import Life, Process, Processes

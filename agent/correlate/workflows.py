@@ -10,9 +10,9 @@ from collections.abc import Iterator
 from msgspec import Struct
 
 from agent.core.clock import NANOSECONDS
+from agent.core.limits import MAX_MESSAGE, MAX_NAME
 from agent.correlate import ids, logs
 from agent.correlate.config import CorrelateConfig
-from agent.correlate.limits import MAX_MESSAGE, MAX_NAME
 from agent.correlate.logs import event
 from agent.correlate.origin import Origin
 from agent.correlate.recorder import Recorder

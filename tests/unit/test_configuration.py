@@ -326,6 +326,13 @@ def test_the_default_file_is_valid_by_itself() -> None:
     assert load(default_file(), {}).warnings == []
 
 
+def test_without_a_file_health_runs_where_somebody_says_where() -> None:
+    assert "health" not in load(None, {}).service.extensions
+    config = load(None, {"STEM_HEALTH_ENDPOINT": "127.0.0.1:0"})
+    assert config.service.extensions[-1] == "health"
+    assert config.components["extensions"]["health"].endpoint == HostPort("127.0.0.1", 0)  # type: ignore[attr-defined]
+
+
 def test_a_missing_file_is_told() -> None:
     with pytest.raises(ConfigError, match=r"/nowhere/agent\.yaml: cannot be read: no such file or directory"):
         load(Path("/nowhere/agent.yaml"), {})

@@ -1,5 +1,6 @@
 """What the answers of Stem's stores become: levels, totals, and what was lost with a worker. Nothing is asked here."""
 
+from collections import Counter
 from datetime import timedelta
 from typing import Any
 
@@ -7,6 +8,7 @@ import pytest
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
 from agent.core.clock import NANOSECONDS
+from agent.core.limits import MAX_NAME
 from agent.demo.sink import points
 from agent.receivers.stem_state import instruments as of
 from agent.receivers.stem_state.letters import CARDINALITY_LIMIT, SERIES_TTL_SECONDS, LetterSurvey
@@ -14,6 +16,7 @@ from agent.receivers.stem_state.queues import PauseSurvey, QueueSurvey
 from agent.receivers.stem_state.survey import Moment, Survey
 from agent.receivers.stem_state.vanished import Vanishing
 from agent.receivers.stem_state.workers import WorkerSurvey
+from agent.receivers.stem_state.workflows import MOST_SERIES, WorkflowSurvey
 from agent.stem.catalogue import TaskState
 from agent.stem.envelope import Envelope, Headers
 from agent.stem.heartbeat import Heartbeat, HeartbeatExtras, Subscriptions
@@ -211,6 +214,24 @@ def test_letters_of_ever_other_tasks_and_queues_are_counted_in_a_bounded_number_
     assert sum(series.values()) == 3000
     survey.ask(NOW_MS)
     assert told(survey, [[]], SERIES_TTL_SECONDS + 3) == {}
+
+
+def test_a_name_of_a_length_that_nobody_gives_is_cut() -> None:
+    survey = queues("x" * 10_000)
+    survey.ask(NOW_MS)
+    series = told(survey, [queue_state(queue="x" * 10_000, enqueued=7)])
+    assert {len(key[1]) for key in series} == {MAX_NAME}
+    assert series["stem.queue.depth", "x" * MAX_NAME, "stem"] == 3
+
+
+def test_of_too_many_kinds_of_workflow_runs_the_commonest_are_told() -> None:
+    survey = WorkflowSurvey(Keys(), *COMMON, budget=10)
+    survey._walk.counts = Counter({(f"workflow-{number}", "running"): number + 1 for number in range(MOST_SERIES + 5)})
+    survey.ask(NOW_MS)
+    series = told(survey, [None])
+    assert len(series) == MOST_SERIES
+    assert min(series.values()) == 6
+    assert survey.troubles == [f"of {MOST_SERIES + 5} kinds of runs only the {MOST_SERIES} commonest are told"]
 
 
 # --- workers ---------------------------------------------------------------------------------------------------------

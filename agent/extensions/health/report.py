@@ -32,6 +32,7 @@ def status_report(
         components.setdefault(component.section, {})[component.identity] = told
     return {
         "version": __version__,
+        "agent": board.agent,
         "phase": board.phase,
         "ready": not ready,
         "not_ready_because": ready or None,

@@ -83,9 +83,8 @@ class Leader:
         return True
 
     async def _look(self, now_ns: int) -> Any:
-        pipeline: Any = self._redis.pipeline(transaction=False)
-        holder, left_ms = await pipeline.get(self._key).pttl(self._key).execute()
-        holder = holder or b""
+        holder: Any = await self._redis.get(self._key) or b""
+        left_ms: Any = await self._redis.pttl(self._key)
         self.left = max(0, left_ms) / 1000 + _AFTERWARDS_SECONDS if holder else self._lease
         self.leader, *duties = holder.decode("utf-8", "replace").split(" ")
         self._ownership.seen(set(duties), now_ns)

@@ -218,7 +218,7 @@ class Claimant:
                 f"emitter {first.emitter} is processed by agent {first.holder.agent}, not by this one"
             )
         elif not any(claim.standing is Standing.LAPSED for claim in self.claims.claims.values()):
-            self._status.ok()
+            self._status.ok(f"processes {len(self.claims.held)} emitters")
             if self._lapsed_ns:
                 since_ns, self._lapsed_ns = self._lapsed_ns, 0
                 self._ear.hand_on([Lapse(self.namespace, self.claims.emitters, since_ns, self._clock())])

@@ -10,7 +10,6 @@ from zoneinfo import ZoneInfo
 from asyncio_throttle.throttler import Throttler
 
 from agent.core.clock import NANOSECONDS, Clock
-from agent.core.errors import StartupError, fault
 from agent.core.kept import KeptStateError
 from agent.core.ownership import SCHEDULES, WORKERS, Ownership
 from agent.core.pressure import Priority
@@ -23,12 +22,10 @@ from agent.receivers.stem_state.config import StemStateConfig
 from agent.receivers.stem_state.search import Search
 from agent.receivers.stem_state.store import Store, Told
 from agent.receivers.stem_state.subjects import Subjects
-from agent.redis_client import failure, is_unavailable, refused_for_good
 from agent.settings.redis_tls import RedisTls
 from agent.settings.types import RedisUrl
-from agent.stem.client.reader import RedisReader
+from agent.stem.client.reader import RedisReader, no_answer
 from agent.stem.keys import Keys
-from agent.stem.questions.query import QueryRefusedError, read_clock
 from agent.stem.wire import LostAttempt, SignalConsumer
 from agent.telemetry.events import FileUnusable, Telemetry
 
@@ -99,10 +96,8 @@ class StemStateReceiver:
         """
         self._connect()
         for store in self._stores:
-            try:
-                await store.reader.ask(read_clock())
-            except Exception as error:  # noqa: BLE001 - the answer decides
-                self._refused(store, error)
+            if error := await store.reader.greet(self._id):
+                self._failed(store, error)
         self._tasks = [asyncio.create_task(self._poll(), name=f"{self._id}: poll")]
 
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - see Component
@@ -123,14 +118,6 @@ class StemStateReceiver:
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(seconds):
                 await self._turn()
-
-    def _refused(self, store: Store, error: Exception) -> None:
-        """Raise `StartupError` for what will not heal; note everything else."""
-        url = store.reader.url
-        if refused_for_good(error):
-            user = url.username or "default"
-            raise StartupError(f"{self._id}: redis {url.address} refused user {user}: {failure(error)}") from None
-        self._failed(store, error)
 
     # --- stores ------------------------------------------------------------------------------------------------------
 
@@ -185,7 +172,9 @@ class StemStateReceiver:
             try:
                 await self._turn_or_rest()
             except Exception as error:  # noqa: BLE001 - a fault of ours must not end the polling
-                self._telemetry.emit(events.PollFailed(self._id, self._config.url.address, "everything", _why(error)))
+                self._telemetry.emit(
+                    events.PollFailed(self._id, self._config.url.address, "everything", no_answer(error))
+                )
             due += self._config.interval
             if (late := loop.time() - due) > 0:
                 self._telemetry.emit(
@@ -250,7 +239,7 @@ class StemStateReceiver:
         except KeptStateError as error:
             self._telemetry.emit(events.TotalsInterrupted(self._id, str(error)))
         except Exception as error:  # noqa: BLE001 - the fleet is to be told of all the same
-            self._telemetry.emit(events.TotalsInterrupted(self._id, _why(error)))
+            self._telemetry.emit(events.TotalsInterrupted(self._id, no_answer(error)))
         else:
             away_s = round((self._clock() - noted.taken_ns) / NANOSECONDS, 1)
             self._telemetry.emit(events.TotalsGoOn(self._id, away_s))
@@ -262,7 +251,7 @@ class StemStateReceiver:
         try:
             await notebook.write(self._id, notes.encode(self._subjects.notes(self._clock())))
         except Exception as error:  # noqa: BLE001 - told without a note it could be told twice
-            reason = _why(error)
+            reason = no_answer(error)
             self._telemetry.emit(events.PollFailed(self._id, self._config.url.address, "notes", reason))
             return False
         return True
@@ -274,7 +263,7 @@ class StemStateReceiver:
             lost = await self._search.lost(workers.down)
             await self._search.look(workers.late, self._subjects.queues.queues)
         except Exception as error:  # noqa: BLE001 - who could not be asked about is asked about in the next turn
-            reason = _why(error)
+            reason = no_answer(error)
             self._telemetry.emit(events.PollFailed(self._id, self._config.url.address, "lost attempts", reason))
         return lost
 
@@ -303,13 +292,6 @@ class StemStateReceiver:
         return told
 
     def _failed(self, store: Store, error: Exception) -> None:
-        url, reason = store.reader.url, _why(error)
+        url, reason = store.reader.url, no_answer(error)
         self._telemetry.emit(events.PollFailed(self._id, url.address, store.subjects, reason))
         store.report.recovering(f"failed to read {store.subjects} from redis {url.address}: {reason}")
-
-
-def _why(error: Exception) -> str:
-    """Say why something could not be read: what the server or the system says; of a fault of ours, where it is."""
-    if isinstance(error, QueryRefusedError):
-        return str(error)
-    return failure(error) if is_unavailable(error) else fault(error)

@@ -7,6 +7,7 @@ from typing import Any
 
 from msgspec import Struct
 
+from agent.core.limits import MAX_NAME
 from agent.otlp.levels import Levels
 from agent.otlp.metrics import Aggregator, Instrument, Values
 from agent.receivers.stem_state.notes import Total
@@ -64,7 +65,7 @@ class Survey(ABC):
 
     def level(self, instrument: Instrument, values: Values, value: float) -> None:
         """Tell a level as it is now."""
-        self._levels.set(instrument, values, value)
+        self._levels.set(instrument, _cut(values), value)
 
     def reached(
         self, instrument: Instrument, values: Values, total: int | None, moment: Moment, *, new: bool = False
@@ -76,27 +77,27 @@ class Survey(ABC):
         """
         series = instrument, values
         if total is None:
-            self._totals.remove(*series)
+            self._totals.remove(instrument, _cut(values))
             if series in self._last:  # what was told once must not be told again
                 self._last[series] = None
             return
         before = self._last.get(series, 0 if new else total)
         before = total if before is None else before
         self._last[series] = total
-        self._totals.add(instrument, values, moment.now_ns, total - before if total >= before else total)
+        self._totals.add(instrument, _cut(values), moment.now_ns, total - before if total >= before else total)
 
     def add(self, instrument: Instrument, values: Values, moment: Moment, amount: int = 1) -> None:
         """Move a counter that is counted here."""
-        self._totals.add(instrument, values, moment.now_ns, amount)
+        self._totals.add(instrument, _cut(values), moment.now_ns, amount)
 
     def record(self, instrument: Instrument, values: Values, value: float, moment: Moment) -> None:
         """Record one value of a histogram."""
-        self._totals.record(instrument, values, moment.now_ns, value)
+        self._totals.record(instrument, _cut(values), moment.now_ns, value)
 
     def ended(self, instruments: Sequence[Instrument], values: Values) -> None:
         """End the series of what is gone."""
         for instrument in instruments:
-            self._totals.remove(instrument, values)
+            self._totals.remove(instrument, _cut(values))
             self._last.pop((instrument, values), None)
 
     def totals(self) -> list[Total]:
@@ -114,3 +115,8 @@ class Survey(ABC):
             self.troubles.append(f"{what}: {answer}")
             return False
         return True
+
+
+def _cut(values: Values) -> Values:
+    """Return values with names of a length that people give; the first of them is whatever somebody wrote."""
+    return values if len(values[0]) <= MAX_NAME else (values[0][:MAX_NAME], *values[1:])

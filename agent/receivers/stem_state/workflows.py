@@ -1,5 +1,6 @@
 """Workflow runs, by workflow and status. Pure."""
 
+from collections import Counter
 from collections.abc import Sequence
 from datetime import tzinfo
 from typing import Any
@@ -9,6 +10,9 @@ from agent.receivers.stem_state.survey import Moment, Survey
 from agent.stem.keys import Keys
 from agent.stem.questions.query import Query
 from agent.stem.questions.workflows import WorkflowWalk
+
+MOST_SERIES = 2000
+"""Kinds of runs told: workflows are called whatever somebody calls them."""
 
 
 class WorkflowSurvey(Survey):
@@ -26,5 +30,8 @@ class WorkflowSurvey(Survey):
     def take(self, answers: Sequence[Any], moment: Moment) -> None:  # noqa: ARG002 - it has no age
         """Tell the counts."""
         if self.answered(answers[0], "workflow runs"):
-            for (workflow, status), runs in (self._walk.counts or {}).items():
+            counts = self._walk.counts or Counter()
+            for (workflow, status), runs in counts.most_common(MOST_SERIES):
                 self.level(of.WORKFLOW_RUNS, (workflow, status, self.namespace), runs)
+            if len(counts) > MOST_SERIES:
+                self.troubles.append(f"of {len(counts)} kinds of runs only the {MOST_SERIES} commonest are told")

@@ -7,7 +7,6 @@ from zoneinfo import ZoneInfo
 from asyncio_throttle.throttler import Throttler
 
 from agent.core.clock import NANOSECONDS, Clock
-from agent.core.errors import StartupError, fault
 from agent.core.ownership import TASKS, Ownership
 from agent.core.states import StateStore
 from agent.core.status import Reports
@@ -18,10 +17,9 @@ from agent.receivers.stem_tail.fleet import FleetWatch
 from agent.receivers.stem_tail.flights import Flights, Pace, Told
 from agent.receivers.stem_tail.listener import SETTING, Listener, read_notifications, tells_of_writes
 from agent.receivers.stem_tail.positions import Positions
-from agent.redis_client import failure, is_unavailable, refused_for_good
 from agent.settings.redis_tls import RedisTls
 from agent.settings.types import RedisUrl
-from agent.stem.client.reader import RedisReader
+from agent.stem.client.reader import RedisReader, no_answer
 from agent.stem.keys import Keys
 from agent.stem.questions.entries import Entries, Entry, read_entries
 from agent.stem.questions.query import QueryRefusedError, read_clock
@@ -118,10 +116,8 @@ class StemTailReceiver:
         Raises `StartupError` if a server refuses for a reason that will not heal; one that is away is tried again.
         """
         for reader in (self._broker, self._results):
-            try:
-                await reader.ask(read_clock())
-            except Exception as error:  # noqa: BLE001 - the answer decides
-                self._refused(reader.url, error)
+            if error := await reader.greet(self._id):
+                self._failed("clock", error)
         if self._keeping:
             self._known = await self._keeping.take(state.restore)
         self._tasks = [asyncio.create_task(self._follow(), name=f"{self._id}: follow")]
@@ -150,13 +146,6 @@ class StemTailReceiver:
             await self._turn(session)  # what was found in the first
         except Exception as error:  # noqa: BLE001 - there is no later
             self._failed("streams and records", error)
-
-    def _refused(self, url: RedisUrl, error: Exception) -> None:
-        """Raise `StartupError` for what will not heal; note everything else."""
-        if refused_for_good(error):
-            user = url.username or "default"
-            raise StartupError(f"{self._id}: redis {url.address} refused user {user}: {failure(error)}") from None
-        self._failed("clock", error)
 
     def _reader(self, url: RedisUrl, tls: RedisTls) -> RedisReader:
         return RedisReader(url, tls, timeout=self._config.timeout, on_failure=self._file_failed)
@@ -370,16 +359,9 @@ class StemTailReceiver:
 
     def _failed(self, subject: str, error: Exception) -> None:
         url = (self._results if subject == "notifications" else self._broker).url
-        reason = _why(error)
+        reason = no_answer(error)
         self._telemetry.emit(events.TailFailed(self._id, url.address, subject, reason))
         if subject == "notifications":
             self._records.degraded(f"no keyspace notifications from redis {url.address}: {reason}")
         else:
             self._streams.recovering(f"failed to read {subject} from redis {url.address}: {reason}")
-
-
-def _why(error: Exception) -> str:
-    """Say why something could not be read: what the server or the system says; of a fault of ours, where it is."""
-    if isinstance(error, QueryRefusedError):
-        return str(error)
-    return failure(error) if is_unavailable(error) else fault(error)

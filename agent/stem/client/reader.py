@@ -6,10 +6,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any
 
-from agent.redis_client import redis_client
+from agent.core.errors import StartupError, fault
+from agent.redis_client import failure, is_unavailable, redis_client, refused_for_good
 from agent.settings.redis_tls import RedisTls
 from agent.settings.types import RedisUrl
-from agent.stem.questions.query import Answer, Command, Query, QueryRefusedError, Reply, ServerError
+from agent.stem.questions.query import Answer, Command, Query, QueryRefusedError, Reply, ServerError, read_clock
 
 if TYPE_CHECKING:
     from asyncio_throttle.throttler import Throttler
@@ -87,6 +88,21 @@ class RedisReader:
             for command, reply in zip(commands, replies, strict=True)
         ]
 
+    async def greet(self, component: str) -> Exception | None:
+        """Connect for the sake of a component; return what kept it from that, if it may pass.
+
+        Raises `StartupError` for what will not heal: a wrong password, a user or database that is not there.
+        """
+        try:
+            await self.ask(read_clock())
+        except Exception as error:  # noqa: BLE001 - the answer decides
+            if not refused_for_good(error):
+                return error
+            user = self.url.username or "default"
+            reason = f"redis {self.url.address} refused user {user}: {failure(error)}"
+            raise StartupError(f"{component}: {reason}") from None
+        return None
+
     async def close(self) -> None:
         """Close the connection; a later question would make a new one. Who is gone needs no goodbye."""
         from redis.exceptions import RedisError  # noqa: PLC0415 - see `_client`
@@ -133,3 +149,10 @@ def _step(
         answers[index] = end.value
     except QueryRefusedError as refused:
         answers[index] = refused
+
+
+def no_answer(error: Exception) -> str:
+    """Say why there is no answer: what the server or the system says; of a fault of ours, where it is."""
+    if isinstance(error, QueryRefusedError):
+        return str(error)
+    return failure(error) if is_unavailable(error) else fault(error)

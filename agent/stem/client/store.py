@@ -2,7 +2,7 @@
 
 from typing import Any
 
-from agent.redis_client import failure
+from agent.redis_client import failure, is_unavailable, refused_for_good
 from agent.settings.redis_tls import RedisTls
 from agent.settings.types import RedisUrl, parse_redis_url
 from agent.stem.client.errors import AddressError, RefusedError, StemError, UnreachableError, missing_right
@@ -59,11 +59,9 @@ class Store:
 
     def _error(self, error: Exception) -> Exception:
         """Return what to raise for what redis-py raised; a fault of ours stays what it is."""
-        from redis.exceptions import AuthenticationError, RedisError, ResponseError  # noqa: PLC0415 - it costs 0.2 s
-
-        if isinstance(error, StemError) or not isinstance(error, RedisError | OSError):
+        if isinstance(error, StemError) or not is_unavailable(error):
             return error
-        if isinstance(error, ResponseError | AuthenticationError):
+        if refused_for_good(error):
             return self._refused(failure(error))
         return UnreachableError(self.name, self.server, self._tls_failure or failure(error))
 

@@ -8,7 +8,10 @@ from agent.stem.questions.query import Query, Reply, ServerError, needed
 from agent.stem.status import TaskStatus, decode_status
 
 MAX_BYTES = 1 << 20
-"""A record holds what its task returned, which may be large; what is larger than this is not fetched at all."""
+"""A record holds what its task returned, which may be large; what is larger than this is not fetched at all.
+
+Asking for the length first costs little, and a batch of large results can never fill anybody's memory.
+"""
 TOO_LARGE = f"larger than {MAX_BYTES >> 20} MiB"
 _WRONG_TYPE = "WRONGTYPE"
 
