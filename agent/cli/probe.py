@@ -129,10 +129,13 @@ def _show(stores: Stores, shown: Shown, redraw: Callable[[Any], None] | None) ->
     if redraw is None or stores.as_json:
         _print(stores, shown)
         return
+    from rich.console import Group  # noqa: PLC0415 - see above
     from rich.text import Text  # noqa: PLC0415
 
-    # A line that is too long is cut here: wrapped, it would take more lines than are taken back to draw anew.
-    redraw(Text.from_ansi("\n".join((_text(stores, shown), *shown.lines)), no_wrap=True, overflow="ellipsis"))
+    lines = [Text.from_ansi(line) for line in (*_text(stores, shown).splitlines(), *shown.lines)]
+    for line in lines:  # wrapped, it would take more lines than are taken back to draw anew
+        line.no_wrap, line.overflow = True, "ellipsis"
+    redraw(Group(*lines))
 
 
 def _print(stores: Stores, shown: Shown) -> None:

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -28,6 +27,7 @@ from agent.demo.valkey import free_port
 from agent.emit import iso, utc_now
 from agent.stem.catalogue import TaskState
 from tests.scene import SECRET, Known, Scene, Writers, known_fleet
+from tests.servers import VALKEY, Server, binaries, running
 
 PROBES = (
     *(("observe", what) for what in ("queues", "workers", "schedules", "dlq", "tasks", "metrics")),
@@ -41,27 +41,19 @@ def bare_environment(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.delenv(name)
 
 
-@pytest.fixture(scope="session")
-def redis_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A real Redis, beside the real Valkey, where the system has one."""
-    program = shutil.which("redis-server")
-    if program is None:
-        pytest.skip("there is no redis-server")
-    port, place = free_port(), tmp_path_factory.mktemp("redis")
-    with subprocess.Popen(
-        [program, "--port", str(port), "--save", "", "--dir", str(place)], stdout=subprocess.DEVNULL
-    ) as server:
-        client = redis.Redis(port=port, retry=redis.retry.Retry(redis.backoff.ConstantBackoff(0.05), 200))
-        client.ping()
-        client.close()
-        yield f"redis://127.0.0.1:{port}/0"
-        server.terminate()
+KNOW_LAG = [name for name in (VALKEY, *binaries()) if name != "redis-6.2"]
 
 
-@pytest.fixture(params=["valkey", "redis"])
-def both(request: pytest.FixtureRequest, namespace: str) -> Scene:
-    url = request.getfixturevalue("redis_url" if request.param == "valkey" else "redis_server")
-    return Scene(url, namespace)
+@pytest.fixture(scope="module", params=KNOW_LAG)
+def modern(request: pytest.FixtureRequest) -> Iterator[Server]:
+    """Each kind of server that can tell a depth."""
+    with running(request.param) as server:
+        yield server
+
+
+@pytest.fixture
+def both(modern: Server, namespace: str) -> Scene:
+    return Scene(modern.database(), namespace)
 
 
 @pytest.fixture
@@ -668,9 +660,9 @@ def test_a_key_of_another_type_is_named_with_its_queue(scene: Scene) -> None:
 # --- a whole fleet ---------------------------------------------------------------------------------------------------
 
 
-def test_the_books_of_a_fleet_that_has_ended_are_told_exactly(redis_server: str) -> None:
+def test_the_books_of_a_fleet_that_has_ended_are_told_exactly(modern: Server) -> None:
     """The demo's fleet writes under `stem`: it has a database of its own."""
-    scene = Scene(f"{redis_server.rpartition('/')[0]}/3", "stem")
+    scene = Scene(modern.database(3), "stem")
 
     async def live() -> Truth:
         fleet = Fleet(scene.url, namespace="stem", rate=150, workers=2, seed=3)

@@ -1,5 +1,6 @@
 """The pure half of the probes: what a reply says, what it is held against, and how it is shown."""
 
+import io
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta, timezone
 from typing import Any
@@ -7,9 +8,11 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
-from agent.cli.drawing import UNCUT_WIDTH, console, duration, milliseconds, short, utc
-from agent.cli.stores import BadOption, duration_of, tls_options
+from agent.cli.drawing import UNCUT_WIDTH, console, duration, milliseconds, short, table, utc
+from agent.cli.probe import Shown, _show
+from agent.cli.stores import BadOption, Stores, duration_of, tls_options
 from agent.cli.verdict import Verdict, age_limit, limit
 from agent.demo.fleet.envelopes import new_envelope, to_fields, to_json, uuid7
 from agent.stem.catalogue import TaskState
@@ -283,3 +286,14 @@ def test_a_dumb_terminal_cuts_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("FORCE_COLOR", "1")
     assert console().is_dumb_terminal
     assert console().width == UNCUT_WIDTH
+
+
+def test_what_is_redrawn_takes_one_line_a_row_however_narrow_the_terminal_is() -> None:
+    rows = [(f"worker-{number}", "x" * 200) for number in range(3)]
+    shown = Shown(rows, lambda: [table(("worker", "queues"), rows)], notes=["a note that is longer than the terminal"])
+    stores = Stores("", None, None, "stem", "stem", "5s", as_json=False)
+    narrow = Console(file=io.StringIO(), width=30)
+    _show(stores, shown, narrow.print)
+    lines = narrow.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert len(lines) == 1 + 1 + len(rows) + 1, "headings, a rule, the rows, the note"
+    assert max(map(len, lines)) <= 30
