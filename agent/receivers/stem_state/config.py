@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from agent.settings.model import Config, Env
 from agent.settings.redis_tls import RedisTls
+from agent.settings.stem_broker import BrokerConfig
 from agent.settings.types import Duration, RedisAddress, RedisUrl, TimeZone
 
 
@@ -43,19 +44,9 @@ class WorkflowStoreConfig(Config):
     )
 
 
-class StemStateConfig(Config):
+class StemStateConfig(BrokerConfig):
     """Poll what the fleet is like now: queues, dead letters, workers, schedules, workflow runs. Nothing is written."""
 
-    url: Annotated[RedisAddress, Env("STEM_BROKER_URL")] = Field(
-        default_factory=lambda: RedisUrl("redis://localhost:6379/0"), description="the Redis that holds the queues"
-    )
-    tls: RedisTls = Field(default_factory=RedisTls, description="TLS for `rediss://`")
-    namespace: Annotated[str, Env("STEM_WORKER_NAMESPACE")] = Field(
-        "stem", min_length=1, description="the worker namespace, which names the fleet"
-    )
-    store_namespace: str = Field(
-        "stem", min_length=1, description="the broker's prefix: the part of a key before `:stream:`"
-    )
     interval: Duration = Field(10.0, gt=0, description="how often Redis is asked, and the answers are exported")
     timeout: Duration = Field(5.0, gt=0, description="for one round trip, answers included")
     queues: tuple[str, ...] = Field(

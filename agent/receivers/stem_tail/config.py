@@ -6,6 +6,7 @@ from pydantic import Field, field_validator
 
 from agent.settings.model import Config, Env
 from agent.settings.redis_tls import RedisTls
+from agent.settings.stem_broker import BrokerConfig
 from agent.settings.types import Duration, RedisAddress, RedisUrl, TimeZone
 
 
@@ -30,19 +31,9 @@ class RecordsConfig(Config):
     )
 
 
-class StemTailConfig(Config):
+class StemTailConfig(BrokerConfig):
     """Tell what a fleet does that sends no signals, from its streams and result records. Nothing is written."""
 
-    url: Annotated[RedisAddress, Env("STEM_BROKER_URL")] = Field(
-        default_factory=lambda: RedisUrl("redis://localhost:6379/0"), description="the Redis that holds the queues"
-    )
-    tls: RedisTls = Field(default_factory=RedisTls, description="TLS for `rediss://`")
-    namespace: Annotated[str, Env("STEM_WORKER_NAMESPACE")] = Field(
-        "stem", min_length=1, description="the worker namespace, which names the fleet"
-    )
-    store_namespace: str = Field(
-        "stem", min_length=1, description="the broker's prefix: the part of a key before `:stream:`"
-    )
     queues: tuple[str, ...] = Field(
         (), description="follow these queues only; empty: those that workers subscribe to, and all that are found"
     )
