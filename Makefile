@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench soak fidelity chaos picture clean
+.PHONY: help demo test check format bench soak fidelity fidelity-tail chaos picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -37,6 +37,7 @@ check: $(VENV)/.dev ## ruff, mypy strict, import layers, generated tables
 	$(BIN)/python -m agent.options --check
 	$(BIN)/python -m tests.benchmarks.report --check
 	$(BIN)/python -m tests.fidelity.report --check
+	$(BIN)/python -m tests.fidelity.tail --check
 	$(BIN)/python -m tests.chaos.report --check
 
 format: $(VENV)/.dev ## let ruff format and mend what it can; write generated tables
@@ -45,6 +46,7 @@ format: $(VENV)/.dev ## let ruff format and mend what it can; write generated ta
 	$(BIN)/python -m agent.options --write
 	$(BIN)/python -m tests.benchmarks.report --write
 	$(BIN)/python -m tests.fidelity.report --write
+	$(BIN)/python -m tests.fidelity.tail --keep
 	$(BIN)/python -m tests.chaos.report --write
 
 bench: $(VENV)/.dev ## CPU per signal and memory, beside two yardsticks, in about 2 minutes; ARGS="--write" keeps them
@@ -52,6 +54,9 @@ bench: $(VENV)/.dev ## CPU per signal and memory, beside two yardsticks, in abou
 
 soak: $(VENV)/.dev ## 10 minutes at a steady rate: growth of memory, and loss; ARGS="--rate 2000 --minutes 30"
 	@$(BIN)/python -m tests.benchmarks.soak $(ARGS)
+
+fidelity-tail: $(VENV)/.dev ## how true what is read of a fleet without signals is, in about 4 minutes; ARGS="--rate 1000"
+	@$(BIN)/python -m tests.fidelity.tail $(ARGS)
 
 fidelity: $(VENV)/.dev ## how true everything told is while things go wrong, in about 5 minutes; ARGS="--scenario skew"
 	@$(BIN)/python -m tests.fidelity.run $(ARGS)

@@ -92,6 +92,9 @@ class AgentConfig:
     mask: Masker = field(default_factory=Masker)
 
 
+_YES, _NO = {"1", "on", "true", "yes"}, {"", "0", "off", "false", "no"}
+
+
 def default_file() -> Path:
     """Return the shipped default configuration: beside the code in a wheel, in `config/` in a checkout."""
     packaged = Path(str(resources.files("agent"))) / "config" / "default.yaml"
@@ -115,6 +118,7 @@ def load(file: Path | None, environ: Mapping[str, str] | None = None) -> AgentCo
         _apply_protocols(document, environ)
         _apply_metric_exporters(document, environ)
         _apply_health(document, environ)
+        _apply_tail(document, environ)
     return check(document, environ)
 
 
@@ -337,6 +341,17 @@ def _apply_metric_exporters(document: Document, environ: Mapping[str, str]) -> N
             document.problems.append(Problem(f"environment variable {variable}", 0, 0, "", message))
     if chosen:
         document.root["service"]["pipelines"]["metrics"]["exporters"] = list(dict.fromkeys(chosen))
+
+
+def _apply_tail(document: Document, environ: Mapping[str, str]) -> None:
+    """Run `stem_tail` if somebody wants it: it costs reading every task, also of those who signal theirs."""
+    wanted = environ.get("STEM_TAIL", "").strip().lower()
+    if wanted in _YES:
+        document.root["receivers"]["stem_tail"] = {}
+        document.root["service"]["pipelines"]["signals"]["receivers"].append("stem_tail")
+    elif wanted not in _NO:
+        message = f"found {wanted!r}, expected on or off"
+        document.problems.append(Problem("environment variable STEM_TAIL", 0, 0, "", message))
 
 
 def _apply_health(document: Document, environ: Mapping[str, str]) -> None:

@@ -18,3 +18,7 @@ _SCHEDULE = ("schedule", "namespace")
 SCHEDULER_DRIFT = Instrument("stem.scheduler.drift", HISTOGRAM, "s", _SCHEDULE, "Absolute drift of dispatches")
 DISPATCH_SUCCESS = Instrument("stem.scheduler.dispatch.success", COUNTER, "{dispatch}", _SCHEDULE, "Dispatches")
 DISPATCH_FAILED = Instrument("stem.scheduler.dispatch.failed", COUNTER, "{dispatch}", _SCHEDULE, "Failed dispatches")
+
+DEAD_LETTERED = Instrument(
+    "stem.tasks.dead_lettered", COUNTER, "{task}", ("task", "queue", "namespace", "reason"), "Tasks given up"
+)

@@ -29,7 +29,7 @@ from agent.registry import (
     Outputs,
     type_of,
 )
-from agent.stem.wire import Fact, SignalConsumer
+from agent.stem.wire import Fact, SignalConsumer, Tailed
 from agent.telemetry.events import log
 
 
@@ -43,6 +43,30 @@ class SignalFanout:
         """Hand the facts to each consumer in turn."""
         for consumer in self._consumers:
             consumer.consume_facts(facts, zone)
+
+    def consume_tailed(self, receiver: str, facts: Sequence[Tailed], zone: tzinfo) -> None:
+        """Hand what was read to each consumer in turn."""
+        for consumer in self._consumers:
+            consumer.consume_tailed(receiver, facts, zone)
+
+    def take_up(self, receiver: str, totals: Mapping[str, bytes]) -> None:
+        """Have each consumer begin, from totals whose names begin with its place."""
+        for place, consumer in enumerate(self._consumers):
+            own = {key.removeprefix(f"{place}."): each for key, each in totals.items() if key.startswith(f"{place}.")}
+            consumer.take_up(receiver, own)
+
+    def totals(self, receiver: str, *, everything: bool = False) -> dict[str, bytes | None]:
+        """Return the totals of all consumers."""
+        return {
+            f"{place}.{key}": each
+            for place, consumer in enumerate(self._consumers)
+            for key, each in consumer.totals(receiver, everything=everything).items()
+        }
+
+    def give_up(self, receiver: str, *, told: bool) -> None:
+        """Have each consumer tell no more of the fleet."""
+        for consumer in self._consumers:
+            consumer.give_up(receiver, told=told)
 
 
 class Graph:

@@ -35,6 +35,9 @@ from agent.receivers.stem_signals.config import StemSignalsConfig
 from agent.receivers.stem_signals.receiver import StemSignalsReceiver
 from agent.receivers.stem_state.config import StemStateConfig
 from agent.receivers.stem_state.receiver import FleetMetrics, StemStateReceiver
+from agent.receivers.stem_tail.config import StemTailConfig
+from agent.receivers.stem_tail.memory import Memory
+from agent.receivers.stem_tail.receiver import StemTailReceiver
 from agent.settings.model import Config
 from agent.stem.wire import SignalConsumer
 from agent.storage.config import FileStorageConfig
@@ -152,6 +155,14 @@ def _stem_state(identity: str, config: StemStateConfig, outputs: Outputs, host: 
     )
 
 
+def _stem_tail(identity: str, config: StemTailConfig, outputs: Outputs, host: Host) -> StemTailReceiver:
+    memory = Memory(identity, host.ownership, host.ledger, host.telemetry, host.storage(config.storage))
+    return StemTailReceiver(
+        *(identity, config, outputs.signals, host.telemetry, host.clock),
+        *(host.status.of("receivers", identity), host.ownership, memory),
+    )
+
+
 def _correlate(
     identity: str, config: CorrelateConfig, outputs: Mapping[Kind, Consumer], host: Host
 ) -> CorrelateConnector:
@@ -167,6 +178,7 @@ def _correlate(
 RECEIVERS: dict[str, ComponentType[BuildReceiver]] = {
     "stem_signals": ComponentType(StemSignalsConfig, _stem_signals, begins=(SIGNALS,)),
     "stem_state": ComponentType(StemStateConfig, _stem_state, begins=(SIGNALS, Kind.METRICS)),
+    "stem_tail": ComponentType(StemTailConfig, _stem_tail, begins=(SIGNALS,)),
 }
 CONNECTORS: dict[str, ComponentType[BuildConnector]] = {"correlate": ComponentType(CorrelateConfig, _correlate)}
 PROCESSORS: dict[str, ComponentType[BuildProcessor]] = {

@@ -5,15 +5,16 @@ that it is alone.
 """
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from agent.core.claims import Party
 
-WORKERS, SCHEDULES, TASKS = "workers", "schedules", "tasks"
-"""Duties of a leader: it tells `stem.worker.*`, `stem.scheduler.*`, or of unsignalled tasks, for the whole fleet."""
+WORKERS, SCHEDULES, LETTERS, TASKS = "workers", "schedules", "letters", "tasks"
+"""Duties of a leader: it tells `stem.worker.*`, `stem.scheduler.*`, counts dead letters, or tells of unsignalled tasks,
+for the whole fleet."""
 _MARGIN_PARTS = 10
 """The last tenth of a lease is not used: two clocks that run apart by less than that never overlap."""
 _TOLD_LEASES = 2
@@ -61,12 +62,19 @@ class Notebook(Protocol):
     async def write(self, name: str, notes: bytes) -> None:
         """Keep notes in place of those before."""
 
+    async def read_all(self, name: str) -> dict[str, bytes]:
+        """Return notes that were amended, by their keys."""
+
+    async def amend(self, name: str, changes: Mapping[str, bytes | None]) -> None:
+        """Change some notes, and strike those that are None: all of that, or nothing."""
+
 
 class Ownership:
     """What this agent may do, as the others let it.
 
     `configured`: somebody keeps the leases, under the name `agent`; where nobody does, it leads and owns everything.
-    `wake` has the keeper look again at once. `notebook` is where a leader leaves notes; None where nobody follows.
+    `wake` has the keeper look again at once. `hearers` return whose signals they hear. `notebook` is where a leader
+    leaves notes; None where nobody follows.
     """
 
     def __init__(self) -> None:
@@ -75,9 +83,11 @@ class Ownership:
         self.parties: list[Party] = []
         self.lease = Lease()
         self._standing = Counter[str]()
+        self._stood: set[str] = set()
         self.wake: Callable[[], None] = _nobody
         self.notebook: Notebook | None = None
         self._listeners: list[Callable[[], None]] = []
+        self.hearers: list[Callable[[], set[tuple[str, str]]]] = []
         self._told_until_ns: dict[str, int] = {}
 
     # --- for components ----------------------------------------------------------------------------------------------
@@ -85,6 +95,7 @@ class Ownership:
     def stand(self, duty: str) -> None:
         """Stand for leader, for the sake of a duty such as `WORKERS`; who has none never leads. Call it when built."""
         self._standing[duty] += 1
+        self._stood.add(duty)
 
     def withdraw(self, duty: str) -> None:
         """Give a duty up, and the leadership with the last of them. Call it when stopped: the next leads at once.
@@ -106,12 +117,16 @@ class Ownership:
     def fleet_is_told(self, duty: str, now_ns: int) -> bool:
         """Whether a leader tells this of the fleet, this agent or another, or is about to be followed by one."""
         if not self.configured:
-            return duty in self.duties
+            return duty in self._stood  # to the end: who stops first must not be spoken for by who stops last
         return now_ns < self._told_until_ns.get(duty, 0)
 
     def join(self, party: "Party") -> None:
         """Have a receiver's claims kept. Call it when built."""
         self.parties.append(party)
+
+    def heard(self) -> set[tuple[str, str]]:
+        """Return whose signals come here: worker namespaces and ids, and each namespace with an empty id."""
+        return set[tuple[str, str]]().union(*(hearer() for hearer in self.hearers))
 
     def on_change(self, listener: Callable[[], None]) -> None:
         """Have `listener` called whenever this agent became leader or ceased to be."""

@@ -35,6 +35,8 @@ class EndKind(StrEnum):
 
 ERRORS = frozenset({EndKind.FAILED, EndKind.RETRIED, EndKind.LOST})
 """Ends that make a span's status Error."""
+RAN = frozenset({EndKind.SUCCEEDED, EndKind.FAILED, EndKind.RETRIED})
+"""Ends that only an attempt comes to that ran."""
 FINAL = frozenset({EndKind.SUCCEEDED, EndKind.FAILED, EndKind.REVOKED, EndKind.EXPIRED})
 """Ends after which the task goes on no further."""
 
@@ -111,6 +113,7 @@ class Mark:
     START_READ = 2048  # its start comes from the record, which is a few milliseconds off
     UNSURE = 4096  # its record was read and proves nothing
     ROOTED = 8192  # the root of its trace was told with another delivery
+    TAILED = 32768  # nobody tells of it, so it was read
     RUNS_READ = 16384  # its record said that it runs, and no signals of its process were lost since
 
 
@@ -167,9 +170,15 @@ class Attempt(Struct, gc=False, array_like=True):
 
     @property
     def start_mark(self) -> int:
-        """Its start, by which another delivery is told; negative where it is only about right, or never was."""
-        if not self.started_ns and self.end is not None and not self.missing_start:
-            return NEVER_STARTED
+        """Its start, by which another delivery is told; negative where it is only about right, or never was.
+
+        Of what was read without a start, its end.
+        """
+        if not self.started_ns and self.end is not None:
+            if self.marks & Mark.TAILED:  # what starts after its end was read is another one
+                return self.outcome().ending.time_ns
+            if not self.missing_start:
+                return NEVER_STARTED
         return -min(self.started_ns, _MOST_NS) if self.marks & Mark.START_READ else self.started_ns
 
     @property

@@ -33,6 +33,8 @@ RECORDS_FIRST_NS = 60 * NANOSECONDS
 Buried = tuple[int, int, Process | None]
 """What stays of a settled attempt: when to forget it, its start, and the process that told of it."""
 
+_NOBODY = Process("", "", "", 0)
+
 Line = list[tuple[int, int]]
 """Attempts that wait for a time (nanoseconds), by their place in the table."""
 
@@ -132,6 +134,10 @@ class AttemptTable:
         new.delivery = str(mark)
         return None if new.span_id in self._buried else self._add(first, new)
 
+    def remembers(self, task_id: str, number: int, worker: str) -> bool:
+        """Whether a first delivery of an attempt to a worker was told, or given up."""
+        return self._known(Attempt(task_id, number, worker, _NOBODY, 0)) is not None
+
     def _known(self, attempt: Attempt) -> "Buried | GivenUp | None":
         """Return what is remembered of an attempt that is not open."""
         span_id = attempt.span_id
@@ -216,6 +222,11 @@ class AttemptTable:
         if attempt.number and (retry := self._retries.pop(_retry(attempt.task_id, attempt.number - 1), None)):
             # Its work is done, but for a second delivery of the attempt, which is about to come or never will.
             self._followed[_retry(attempt.task_id, attempt.number - 1)] = (now_ns + self._settled_ttl_ns, retry[1])
+
+    def told_elsewhere(self, attempt: Attempt, now_ns: int) -> None:
+        """Close an attempt that another agent told, and the root of its trace with it."""
+        self.bury(attempt, attempt.span_id, now_ns, may_return=False)
+        self.once(("send", attempt.task_id), now_ns)
 
     def _remove(self, attempt: Attempt) -> None:
         attempt.marks |= Mark.SETTLED

@@ -6,24 +6,26 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import tzinfo
+from functools import partial
 from typing import ClassVar
 
 from agent.core.backoff import Backoff
 from agent.core.clock import NANOSECONDS, Clock
 from agent.core.errors import fault
-from agent.core.ownership import SCHEDULES, WORKERS, Ownership
-from agent.core.pressure import Priority
+from agent.core.ownership import LETTERS, SCHEDULES, WORKERS, Ownership
 from agent.core.states import StateStore
 from agent.core.status import Reporter, Reports
 from agent.core.tasks import cancel
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.correlator import Correlator
-from agent.correlate.counters import CLOCK_ADJUSTED, EVICTED, HANDED_OVER, LATE, REPAIRS, UNATTRIBUTED
-from agent.correlate.metrics import OF_SCHEDULES, OF_WORKERS
+from agent.correlate.fleet_voice import FleetVoice
+from agent.correlate.metrics import OF_LETTERS, OF_SCHEDULES, OF_WORKERS
 from agent.correlate.results import ResultReader
-from agent.otlp.batch import Batch, Consumer, Kind
+from agent.correlate.teller import Teller
+from agent.otlp.batch import Consumer, Kind
+from agent.otlp.metrics import Instrument
 from agent.otlp.resource import Resource
-from agent.stem.wire import Fact
+from agent.stem.wire import Fact, Tailed
 from agent.telemetry.events import Event, Telemetry
 from agent.telemetry.keeping import Keeping
 
@@ -32,31 +34,9 @@ _STALL_NS = NANOSECONDS
 """A tick so late means that nothing was heard meanwhile, whoever spoke."""
 _CALM_NS = 60 * NANOSECONDS
 """Trouble that did not come again for so long is over."""
-_MAX_AGE_NS = 86_400 * NANOSECONDS
-"""A signal older than a day when it is heard tells of a clock that is wrong, not of a slow pipeline."""
 _MAX_REPAIR_BACKOFF_SECONDS = 5.0
 _REPAIR_SHARE = 0.2  # of the deadline of a stop: delivering the rest needs more
-_DUTIES = {WORKERS: OF_WORKERS, SCHEDULES: OF_SCHEDULES}
-_LABELS = {LATE: "event", UNATTRIBUTED: "event", EVICTED: "reason", REPAIRS: "result"}
-
-
-@dataclass(frozen=True, slots=True)
-class AttemptsDropped(Event):
-    """Open attempts had to go before their end was heard."""
-
-    connector: str
-    reason: str
-    count: int
-
-    phrase: ClassVar[str] = "dropped open attempts; their spans will be missing"
-    level: ClassVar[int] = logging.ERROR
-    counter: ClassVar[str | None] = EVICTED
-    labels: ClassVar[tuple[str, ...]] = ("reason",)
-
-    @property
-    def amount(self) -> int:
-        """How many."""
-        return self.count
+_DUTIES = {WORKERS: OF_WORKERS, SCHEDULES: OF_SCHEDULES, LETTERS: OF_LETTERS}
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,15 +98,17 @@ class CorrelateConnector:
         self._keeping = Keeping(store, f"connectors/{identity}", identity, telemetry) if store else None
         self._state: bytes | None = None
         self._config = config
-        self._outputs = outputs
-        self._resource = resource
         self._telemetry = telemetry
         self._clock = clock
         results = config.results
         self._reader = ResultReader(results, identity, telemetry, reports.part("repair")) if results.enabled else None
         self._ownership = Ownership()
-        self._correlator = self._new_correlator()
+        voice = (outputs, resource, telemetry, clock, self._attempts_dropped)
+        self._own = Teller(identity, self._new_correlator(), *voice)
+        of_the_fleet = (outputs, resource.of_the_fleet(), telemetry, clock, self._attempts_dropped)
+        self._fleet = FleetVoice(lambda: Teller(identity, Correlator(config, clock()), *of_the_fleet))
         self._zone_known = False
+        self._speakers = 0
         self._signals = reports.part("signals")
         self._attempts = reports.part("attempts")
         self._calm_at_ns = 0
@@ -138,12 +120,20 @@ class CorrelateConnector:
             connector=identity,
         )
 
+    @property
+    def _correlator(self) -> Correlator:
+        return self._own.correlator
+
+    def _attempts_dropped(self, reason: str) -> None:
+        self._trouble(self._attempts, f"open attempts are dropped: {reason}")
+
     def _new_correlator(self) -> Correlator:
         return Correlator(self._config, self._clock(), with_repair=self._reader is not None)
 
     def share(self, ownership: Ownership) -> None:
-        """Leave to the leader of the fleet what it tells, while there is one."""
+        """Leave to the leader of the fleet what it tells, while there is one; tell others who is heard here."""
         self._ownership = ownership
+        ownership.hearers.append(lambda: self._correlator.heard(self._clock()))
 
     def consume_facts(self, facts: Sequence[Fact], zone: tzinfo) -> None:
         """Merge facts in the order they came, and hand on what is finished."""
@@ -156,6 +146,29 @@ class CorrelateConnector:
             except Exception as error:  # noqa: BLE001 - one bad fact must not cost the others
                 self._failed(error)
         self._hand_on()
+        if (known := len(self._correlator.tasks.speakers)) != self._speakers:
+            self._speakers = known
+            self._ownership.wake()  # whoever reads of them is to know soon that they speak
+
+    def consume_tailed(self, receiver: str, facts: Sequence[Tailed], zone: tzinfo) -> None:
+        """Merge what was read of those who say nothing; what others tell is left to them."""
+        for step in self._fleet.take(receiver, facts, zone, self._correlator, self._clock()):
+            self._guarded(step)
+        self._hand_on()
+
+    def take_up(self, receiver: str, totals: Mapping[str, bytes]) -> None:
+        """Begin to tell of the fleet, going on from totals; raises `KeptStateError` if they are none."""
+        self._fleet.take_up(receiver, totals, self._clock())
+
+    def totals(self, receiver: str, *, everything: bool = False) -> dict[str, bytes | None]:
+        """Return the totals of what was told of the fleet, by name: those that changed since this was asked last."""
+        return self._fleet.totals(receiver, self._clock(), everything=everything)
+
+    def give_up(self, receiver: str, *, told: bool) -> None:
+        """Tell no more of the fleet; `told`: its metrics once more."""
+        if (teller := self._fleet.give_up(receiver)) and told:
+            self._guarded(teller.hand_on)
+            self._guarded(lambda: teller.hand_on_metrics(self._told_by_others()))
 
     async def start(self) -> None:
         """Go on from where the process before stopped, if that was kept; start the timers."""
@@ -194,7 +207,7 @@ class CorrelateConnector:
         self._guarded(self._hand_on_metrics)
         if keeping:
             try:
-                self._state = self._correlator.snapshot(self._clock(), self._resource.encoded)
+                self._state = self._correlator.snapshot(self._clock(), self._own.resource.encoded)
             except Exception as error:  # noqa: BLE001 - a fault of ours must not keep the others from stopping
                 keeping.failed(fault(error))
                 self._drop()
@@ -208,9 +221,11 @@ class CorrelateConnector:
 
     async def _restore(self, keeping: Keeping) -> None:
         correlator = self._new_correlator()
-        restored = await keeping.take(lambda state: correlator.restore(state, self._clock(), self._resource.encoded))
+        restored = await keeping.take(
+            lambda state: correlator.restore(state, self._clock(), self._own.resource.encoded)
+        )
         if restored:
-            self._correlator = correlator
+            self._own.correlator = correlator
             away_s = round(restored.away_ns / NANOSECONDS, 3)
             metrics = "go on" if restored.metrics else "begin anew"
             self._telemetry.emit(AttemptsRestored(self._id, restored.attempts, away_s, metrics))
@@ -271,7 +286,8 @@ class CorrelateConnector:
             await asyncio.sleep(TICK_SECONDS)
             if self._clock() - before_ns > _STALL_NS:
                 self._guarded(lambda: self._correlator.stalled(self._clock()))
-            self._guarded(lambda: self._correlator.tick(self._clock()))
+            for teller in (self._own, *self._fleet):
+                self._guarded(partial(teller.correlator.tick, self._clock()))
             self._guarded(self._hand_on)
             if self._calm_at_ns and self._clock() >= self._calm_at_ns:
                 self._calm_at_ns = 0
@@ -301,48 +317,19 @@ class CorrelateConnector:
         self._calm_at_ns = self._clock() + _CALM_NS
 
     def _hand_on(self) -> None:
-        recorder = self._correlator.recorder
-        for kind, outbox in ((Kind.TRACES, recorder.spans), (Kind.LOGS, recorder.log.records)):
-            for told in outbox.take() if outbox else ():
-                self._send(kind, told.items, len(told.items), told.since_ns, priority=told.priority)
-        if counters := self._correlator.counters:
-            self._move_counters(list(counters.items()))
-            counters.clear()
+        for teller in (self._own, *self._fleet):
+            teller.hand_on()
 
     def _hand_on_metrics(self) -> None:
+        without = self._told_by_others()
+        for teller in (self._own, *self._fleet):
+            teller.hand_on_metrics(without)
+
+    def _told_by_others(self) -> list[Instrument]:
         now_ns = self._clock()
-        self._correlator.collect(now_ns)
-        told = [
+        return [
             instrument
             for duty, instruments in _DUTIES.items()
             if self._ownership.fleet_is_told(duty, now_ns)
             for instrument in instruments
         ]
-        metrics, points = self._correlator.recorder.metrics.collect(now_ns, without=told)
-        if points:
-            self._send(Kind.METRICS, metrics, sum(points), priority=Priority.METRICS, counts=points)
-
-    def _send(
-        self,
-        kind: Kind,
-        items: list[bytes],
-        count: int,
-        since_ns: int = 0,
-        *,
-        priority: Priority,
-        counts: Sequence[int] = (),
-    ) -> None:
-        if consumer := self._outputs.get(kind):
-            if since_ns and self._clock() - since_ns > _MAX_AGE_NS:
-                since_ns = 0
-            consumer.consume(Batch(kind, self._resource, items, count, since_ns, priority, counts))
-
-    def _move_counters(self, counters: list[tuple[tuple[str, str], int]]) -> None:
-        for (name, value), amount in counters:
-            if name == EVICTED:
-                self._telemetry.emit(AttemptsDropped(self._id, value, amount))
-                self._trouble(self._attempts, f"open attempts are dropped: {value}")
-            elif name in {CLOCK_ADJUSTED, HANDED_OVER}:
-                self._telemetry.count(name, amount)
-            else:
-                self._telemetry.count(name, amount, **{_LABELS[name]: value})

@@ -12,6 +12,7 @@ from agent.correlate.config import CorrelateConfig
 from agent.correlate.control import log_command
 from agent.correlate.counters import EVICTED, HANDED_OVER, LATE, UNATTRIBUTED, Counters
 from agent.correlate.process import FOLLOWED_NS, Life, Process, Processes
+from agent.correlate.readings import Readings
 from agent.correlate.recorder import Recorder
 from agent.correlate.repair import RepairQueue
 from agent.correlate.schedules import Schedules
@@ -24,9 +25,18 @@ from agent.stem.channels import HEARTBEATS
 from agent.stem.heartbeat import Heartbeat
 from agent.stem.status import TaskStatus
 from agent.stem.timestamps import epoch_ns
-from agent.stem.wire import Fact, Gap, Lapse, LostAttempt, Outage, Released, ServerClock, Shed, Signal, TakenOver
+from agent.stem.wire import Fact, Gap, Lapse, Outage, Recorded, Released, ServerClock, Shed, Signal, Tailed, TakenOver
 
 Handler = Callable[[Signal, Process, int, int], None]
+
+
+BESIDE_NS = 3 * NANOSECONDS
+"""For so long after a record was read, the signal of what it says may still come."""
+MOST_BESIDE = 100_000
+HEARD_NS = 60 * NANOSECONDS
+"""For so long a worker that says nothing may only have nothing to do."""
+PARTED_NS = 60 * NANOSECONDS
+"""For so long it is remembered whose signals went to another agent, which soon shows in its claims."""
 
 
 class Restored(NamedTuple):
@@ -55,9 +65,13 @@ class Correlator:
         self._lapses = 0
         self._settle_ns = int(config.settle * NANOSECONDS)
         self._task_ttl_ns = int(config.task_ttl * NANOSECONDS)
+        self._worker_ttl_ns = int(config.worker_ttl * NANOSECONDS)
         self.workflows = Workflows(config, self.recorder)
         self.tasks = Tasks(config, self.recorder, self.counters, self.workflows, self._processes, self.repairs)
         self._schedules = Schedules(self.recorder)
+        self._readings = Readings(self.tasks, self._processes, self.recorder, self.counters)
+        self._beside: deque[tuple[int, tzinfo, Recorded]] = deque()
+        self._parted: dict[tuple[str, str], int] = {}
         self._zone = self.tasks.zone
         self._handlers: dict[str, Handler] = {
             **dict.fromkeys((SignalName.BEFORE_TASK_PUBLISH, SignalName.AFTER_TASK_PUBLISH), self._publish),
@@ -90,13 +104,51 @@ class Correlator:
             self._suspect(fact, now_ns)
         elif isinstance(fact, Shed):
             self._suspect(fact, now_ns)
-        elif isinstance(fact, LostAttempt):
-            if not self._processes.of_worker(fact.namespace, fact.worker):  # who is heard here is judged here
-                self.tasks.lost(fact, now_ns)
         elif isinstance(fact, Released | TakenOver):
             self._hand_over(fact, now_ns)
         else:
             self._circumstance(fact, now_ns)
+
+    # --- what is read of those who say nothing -----------------------------------------------------------------------
+
+    def read(self, fact: Tailed, zone: tzinfo, now_ns: int) -> None:
+        """Merge a fact that was read; its times without an offset are in `zone`."""
+        self._zone = self.tasks.zone = zone
+        self._readings.take(fact, now_ns)
+
+    def read_beside(self, fact: Recorded, zone: tzinfo, now_ns: int) -> None:
+        """Take a record of somebody who is heard: it counts if no signal has told that by the time it is due."""
+        self._beside.append((now_ns + BESIDE_NS, zone, fact))
+        if len(self._beside) > MOST_BESIDE:
+            self._beside.popleft()
+
+    def hears(self, namespace: str, worker: str, now_ns: int) -> bool:
+        """Whether what a worker does is told by its signals, which came here or now go to another agent."""
+        if self._processes.of_worker(namespace, worker):
+            return True
+        if now_ns - self.tasks.speakers.get((namespace, worker), -self._worker_ttl_ns) < self._worker_ttl_ns:
+            return True
+        return now_ns - self._parted.get((namespace, worker), -PARTED_NS) < PARTED_NS
+
+    def heard(self, now_ns: int) -> set[tuple[str, str]]:
+        """Return who was heard of late: worker namespaces and ids, and each namespace with an empty id."""
+        heard = {key for key, ns in self.tasks.speakers.items() if now_ns - ns < HEARD_NS}
+        for process in self._processes.speaking():
+            if now_ns - process.heard_ns < HEARD_NS:
+                heard.add((process.namespace, ""))
+                heard |= {(process.namespace, worker) for worker in process.workers}
+        return heard
+
+    def hears_anybody(self, namespace: str) -> bool:
+        """Whether anybody's signals come here."""
+        return next(self._processes.all(namespace), None) is not None
+
+    def _mend_beside(self, now_ns: int) -> None:
+        while self._beside and self._beside[0][0] <= now_ns:
+            _, zone, fact = self._beside.popleft()
+            if not self.paused:
+                self._zone = self.tasks.zone = zone
+                self._readings.mend(fact, now_ns)
 
     def _circumstance(self, fact: ServerClock | Outage, now_ns: int) -> None:
         if isinstance(fact, ServerClock):
@@ -119,6 +171,8 @@ class Correlator:
         for process in self._processes.all(namespace):
             for worker in process.workers if process.emitter in emitters else ():
                 self.workers.part((worker, namespace))
+                self._parted[namespace, worker] = now_ns
+        self._parted = {key: ns for key, ns in self._parted.items() if now_ns - ns < PARTED_NS}
         self._processes.part(namespace, emitters)
         if HEARTBEATS in emitters:
             self.workers.part_natives(namespace)
@@ -156,6 +210,7 @@ class Correlator:
         while self._leaving and self._leaving[0][0] <= now_ns:
             left.add(self._leaving.popleft()[1:])
         self.tasks.abandon(left, now_ns)
+        self._mend_beside(now_ns)
         self.tasks.tick(now_ns)
         self.workflows.tick(now_ns)
         self.workers.tick(now_ns)

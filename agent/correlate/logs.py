@@ -3,7 +3,7 @@
 from typing import NamedTuple
 
 from agent.core.clock import NANOSECONDS
-from agent.core.limits import MAX_MESSAGE, MAX_STACK
+from agent.core.limits import MAX_MESSAGE, MAX_NAME, MAX_STACK
 from agent.core.pressure import Priority
 from agent.correlate import ids
 from agent.correlate.attempt import Attempt, EndKind, ready_time
@@ -12,7 +12,7 @@ from agent.correlate.outbox import Outbox
 from agent.correlate.settlement import Settled
 from agent.otlp.log_record import LOG_ATTRIBUTE_FIELD, Severity, encode_kind, encode_log
 from agent.otlp.wire import Attribute
-from agent.stem.wire import Gap
+from agent.stem.wire import Gap, QueueEvent
 
 MAX_BODY_ERROR = 200
 _MILLISECOND, _SECOND, _MINUTE = 1e-3, 1.0, 60.0
@@ -48,6 +48,8 @@ ENDED = {
     EndKind.EXPIRED: event("stem.task.expired", Severity.WARN),
     EndKind.LOST: event("stem.task.lost", Severity.ERROR),
 }
+DEAD_LETTERED = event("stem.task.dead_lettered", Severity.ERROR)
+QUEUE_EVENT = event("stem.queue.event", Severity.INFO)
 LONG_RUNNING = event("stem.task.long_running", Severity.WARN)
 SIGNALS_GAP = event("stem.signals.gap", Severity.WARN)
 UNKNOWN_SIGNAL = event("stem.signal.unknown", Severity.INFO)
@@ -67,7 +69,11 @@ _GAP_FROM = key("stem.signals.from")
 _GAP_TO = key("stem.signals.to")
 _GAP_COUNT = key("stem.signals.count")
 _SIGNAL_NAME = key("stem.signal.name")
+_EVENT_NAME = key("stem.event.name")
+_QUEUE = key("stem.queue")
+_REASON = key("stem.dead_letter.reason")
 SOURCE_REPAIR = key("stem.source").text("repair")
+SOURCE_TAIL = key("stem.source").text("tail")
 _EXCEPTION_TYPE = key("exception.type")
 _EXCEPTION_MESSAGE = key("exception.message")
 _EXCEPTION_STACK = key("exception.stacktrace")
@@ -132,6 +138,22 @@ def gap_attributes(gap: Gap) -> bytes:
 def unknown_attributes(name: str, emitter: str) -> bytes:
     """Encode what is known of a signal that the catalogue does not have."""
     return _SIGNAL_NAME.text(name) + _EMITTER.text(emitter)
+
+
+def dead_letter_attributes(task_id: str, reason: str, error: str | None) -> bytes:
+    """Encode why a task was given up."""
+    message = _EXCEPTION_MESSAGE.text(error[:MAX_MESSAGE]) if error else b""
+    return _TASK_ID.text(task_id) + _REASON.text(reason[:MAX_NAME]) + message + SOURCE_TAIL
+
+
+def queue_event_attributes(event: QueueEvent) -> bytes:
+    """Encode an application's own event: its name and queue, nothing of what it carries."""
+    return (
+        _EVENT_NAME.text(event.name[:MAX_NAME])
+        + _QUEUE.text(event.queue)
+        + _NAMESPACE.text(event.namespace)
+        + SOURCE_TAIL
+    )
 
 
 def exception_attributes(settled: Settled) -> bytes:

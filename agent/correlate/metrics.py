@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, fields
 
 from agent.instruments import (
+    DEAD_LETTERED,
     DISPATCH_FAILED,
     DISPATCH_SUCCESS,
     SCHEDULER_DRIFT,
@@ -73,5 +74,6 @@ def task_instruments(*, per_worker: bool) -> TaskInstruments:
 
 OF_WORKERS = (WORKER_UP, WORKER_AGE, WORKER_INFLIGHT, WORKER_CONCURRENCY, WORKER_MEMORY, WORKER_SKEW)
 OF_SCHEDULES = (SCHEDULER_DRIFT, DISPATCH_SUCCESS, DISPATCH_FAILED)
-OTHERS = (*OF_WORKERS, *OF_SCHEDULES)
+OF_LETTERS = (DEAD_LETTERED,)
+OTHERS = (*OF_WORKERS, *OF_SCHEDULES, *OF_LETTERS)
 """Instruments that are told of nobody's task."""

@@ -17,7 +17,7 @@ from agent.correlate.shift import Shift
 from agent.stem.catalogue import SignalName
 from agent.stem.envelope import Envelope, decode_envelope
 from agent.stem.timestamps import MAX_NS
-from agent.stem.wire import Signal
+from agent.stem.wire import Enqueued, Signal
 
 MAX_KNOWN = 10_000
 """Publishes remembered, at most 1 KiB each; beyond that the one heard of first is forgotten."""
@@ -59,20 +59,9 @@ class Publishes:
         task_id = attributes.task_id or envelope.id
         if not task_id:
             return None
-        origin = read_origin(envelope, zone)
-        self._family.remember(task_id, origin)
-        publish = Publish(
-            task_id=task_id,
-            task=attributes.task_name or envelope.name or "",
-            queue=attributes.queue or envelope.queue or "",
-            namespace=signal.namespace,
-            origin=origin,
-            span_id=origin.context or self._family.ancestry(task_id, origin).parent_id,
-            time_ns=time_ns,
-        )
-        begun = [attempt for attempt in self._attempts.of(task_id) if not attempt.number]
-        for attempt in begun:
-            attempt.before = _before(origin)
+        task, queue = attributes.task_name or envelope.name, attributes.queue or envelope.queue
+        publish = self.of(envelope, task_id, task, queue, signal.namespace, time_ns=time_ns, zone=zone)
+        begun = self._begun(publish)
         if signal.event_name == SignalName.AFTER_TASK_PUBLISH:
             new = self._tell(publish, now_ns)
         elif new := self._attempts.once((signal.event_name, task_id), now_ns):
@@ -82,6 +71,47 @@ class Publishes:
         if new and not begun:
             self._remember(publish, signal.emitter or "", now_ns)
         return new
+
+    def read(self, fact: Enqueued, time_ns: int, zone: tzinfo, now_ns: int) -> None:
+        """Take a publish that was read; where one is `claimed`, its signals tell of it."""
+        envelope = fact.envelope
+        publish = self.of(
+            *(envelope, envelope.id or "", envelope.name, fact.queue, fact.namespace), time_ns=time_ns, zone=zone
+        )
+        begun = self._begun(publish)
+        if (fact.claimed or self._tell(publish, now_ns)) and not begun:
+            self._remember(publish, "", now_ns)
+
+    def of(
+        self,
+        envelope: Envelope,
+        task_id: str,
+        task: str | None,
+        queue: str | None,
+        namespace: str,
+        *,
+        time_ns: int,
+        zone: tzinfo,
+    ) -> Publish:
+        """Return the publish that made an envelope, whose family is remembered."""
+        origin = read_origin(envelope, zone)
+        self._family.remember(task_id, origin)
+        return Publish(
+            task_id=task_id,
+            task=task or "",
+            queue=queue or "",
+            namespace=namespace,
+            origin=origin,
+            span_id=origin.context or self._family.ancestry(task_id, origin).parent_id,
+            time_ns=time_ns,
+        )
+
+    def _begun(self, publish: Publish) -> list[Attempt]:
+        """Return what was begun already of a task, told of its publish."""
+        begun = [attempt for attempt in self._attempts.of(publish.task_id) if not attempt.number]
+        for attempt in begun:
+            attempt.before = _before(publish.origin)
+        return begun
 
     def _remember(self, publish: Publish, emitter: str, now_ns: int) -> None:
         if publish.task_id not in self._waiting and len(self._waiting) >= MAX_KNOWN:

@@ -1,25 +1,28 @@
 """What is told of the facts: spans, log records and measurements, made here and collected until they are taken."""
 
 from collections.abc import Iterable
+from datetime import UTC
 from typing import NamedTuple
 
 from msgspec import Struct
 
 from agent.core.clock import NANOSECONDS
+from agent.core.limits import MAX_NAME
 from agent.core.pressure import Priority
 from agent.correlate import logs, spans
-from agent.correlate.attempt import ERRORS, FINAL, Attempt, EndKind, Key, Mark
+from agent.correlate.attempt import ERRORS, FINAL, RAN, Attempt, EndKind, Key, Mark
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.keep import Keeper, KeeperState
 from agent.correlate.labels import LabelCache, Labels
 from agent.correlate.metrics import OTHERS, task_instruments
-from agent.correlate.origin import UNKNOWN_ORIGIN, Origin
+from agent.correlate.origin import UNKNOWN_ORIGIN, Origin, read_origin
 from agent.correlate.outbox import Outbox
 from agent.correlate.settlement import Settled
 from agent.correlate.shift import Shift
+from agent.instruments import DEAD_LETTERED
 from agent.otlp.log_record import Severity, encode_context
 from agent.otlp.metrics import Aggregator, AggregatorState, Exemplar, Values
-from agent.stem.wire import Gap, Signal
+from agent.stem.wire import Gap, QueueEvent, Signal
 
 _UNSAMPLED = 0
 
@@ -127,6 +130,7 @@ class Recorder:
             event = self._config.exceptions == "span_events"
             process = spans.process_span(settled, labels, trace_state, exception_event=event)
             self.add_span(process, settled.end_ns, priority)
+        self._count_unseen_start(settled, labels.series, now_ns)
         self.started(settled.attempt, now_ns, settled=settled)
         self._measure(settled, labels.series, now_ns, exemplar)
         self._log_end(settled, now_ns, kept=trace_state is not None)
@@ -135,6 +139,14 @@ class Recorder:
     def add_span(self, span: bytes, told_ns: int, priority: Priority = Priority.TRACES) -> None:
         """Add one span, which is told because of what happened at `told_ns` (Unix nanoseconds)."""
         self.spans.add(span, told_ns, priority)
+
+    def _count_unseen_start(self, settled: Settled, series: Values, now_ns: int) -> None:
+        """Count the start of what was read, where nothing says when it was, but the end says that it was."""
+        attempt = settled.attempt
+        unseen = settled.kind in RAN and attempt.marks & Mark.TAILED and attempt.missing_start
+        if unseen and not attempt.marks & Mark.STARTED_COUNTED:
+            attempt.marks |= Mark.STARTED_COUNTED
+            self.metrics.add(self._instruments.started, series, now_ns)
 
     def _measure(self, settled: Settled, series: Values, now_ns: int, exemplar: Exemplar | None) -> None:
         instruments, kind, record = self._instruments, settled.kind, self.metrics.record
@@ -149,7 +161,7 @@ class Recorder:
             record(instruments.retry_delay, series, now_ns, delay_s, exemplar)
         if not settled.attempt.started_ns:
             return
-        if kind is not None and kind is not EndKind.LOST:  # nobody knows when a lost one ended
+        if kind is not None and kind is not EndKind.LOST and not settled.ended_unseen:  # nobody knows when those ended
             run_s = (settled.end_ns - settled.start_ns) / NANOSECONDS
             record(instruments.duration, (*series, kind.state), now_ns, run_s, exemplar)
         if settled.ready_ns:
@@ -182,7 +194,9 @@ class Recorder:
         frame = self._frame
         if frame is None or frame.attempt is not attempt or frame.origin is not attempt.origin or not self.keeper.all:
             frame = self._frame = self._frame_of(attempt, settled, kept=kept)
-        if attempt.marks & Mark.REPAIRED:
+        if attempt.marks & Mark.TAILED:
+            extra += logs.SOURCE_TAIL
+        elif attempt.marks & Mark.REPAIRED:
             extra += logs.SOURCE_REPAIR
         self.log.write(
             log_event,
@@ -229,6 +243,22 @@ class Recorder:
                 context=encode_context(publish.origin.trace_id(publish.task_id), publish.span_id, publish.origin.flags),
             )
 
+    def dead_lettered(self, publish: Publish, reason: str, error: str | None, now_ns: int) -> None:
+        """Tell that a task was given up."""
+        labels = self._labels.get(publish.task, publish.queue, "", publish.namespace)
+        self.metrics.add(DEAD_LETTERED, (publish.task, publish.queue, publish.namespace, reason), now_ns)
+        if self.log.wants(logs.DEAD_LETTERED):
+            because = f": {reason}" if reason else ""
+            self.log.write(
+                logs.DEAD_LETTERED,
+                subject=(publish.task_id,),
+                time_ns=publish.time_ns,
+                now_ns=now_ns,
+                body=f"task {publish.task} in {publish.queue} was given up{because}",
+                attributes=labels.log + logs.dead_letter_attributes(publish.task_id, reason, error),
+                context=encode_context(publish.origin.trace_id(publish.task_id), publish.span_id, publish.origin.flags),
+            )
+
     # --- what is told by nobody's attempt --------------------------------------------------------------------------
 
     def gap(self, gap: Gap, now_ns: int) -> None:
@@ -241,6 +271,23 @@ class Recorder:
                 now_ns=now_ns,
                 body=f"{gap.count} signals of {gap.emitter} were lost ({gap.first} to {gap.last})",
                 attributes=logs.gap_attributes(gap),
+            )
+
+    def queue_event(self, event: QueueEvent, now_ns: int) -> None:
+        """Tell of an event that an application told to whoever listens to a queue."""
+        if self.log.wants(logs.QUEUE_EVENT):
+            origin = read_origin(event.envelope, UTC)
+            has_context = bool(origin.context)
+            self.log.write(
+                logs.QUEUE_EVENT,
+                subject=(event.namespace, event.queue, event.entry),
+                time_ns=event.time_ns,
+                now_ns=now_ns,
+                body=f"event {event.name[:MAX_NAME]} in {event.queue}",
+                attributes=logs.queue_event_attributes(event),
+                context=encode_context(origin.trace_id(event.entry), origin.context, origin.flags)
+                if has_context
+                else b"",
             )
 
     def unknown(self, signal: Signal, time_ns: int, now_ns: int) -> None:
@@ -299,8 +346,12 @@ class Recorder:
         if state.resource != resource:
             return False
         self._active = set(state.active)
-        self.metrics.restore(state.metrics, (*self._instruments, *OTHERS), now_ns)
+        self.go_on(state.metrics, now_ns)
         return True
+
+    def go_on(self, totals: AggregatorState, now_ns: int) -> None:
+        """Go on counting from totals."""
+        self.metrics.restore(totals, (*self._instruments, *OTHERS), now_ns)
 
     def _labels_of(self, attempt: Attempt) -> Labels:
         return self._labels.get(attempt.task, attempt.queue, attempt.worker, attempt.process.namespace)

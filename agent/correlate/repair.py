@@ -111,11 +111,11 @@ def read_record(record: TaskStatus, attempt: Attempt, zone: tzinfo) -> Reading:
         return _retried(record, attempt, zone)
     started_ns = _ns(record.started_at, zone)
     same_worker = record.worker in {None, attempt.worker}
-    if record.state is TaskState.QUEUED or not (same_worker and _same_start(started_ns, attempt)):
+    if record.state is TaskState.QUEUED or not (same_worker and same_start(started_ns, attempt)):
         return _NOTHING  # a publisher's late write, or another delivery's
     if record.state is TaskState.RUNNING:
         return Reading(Says.RUNS, started_ns)
-    kind, ending = _end(record, zone)
+    kind, ending = ending_of(record, zone)
     # Worker and start prove whose end it is, though a clock that was set back may have it before its start.
     proved = record.worker and started_ns and attempt.started_ns
     if not ending.time_ns or (not proved and _before(ending.time_ns, attempt)):
@@ -123,7 +123,7 @@ def read_record(record: TaskStatus, attempt: Attempt, zone: tzinfo) -> Reading:
     return Reading(Says.ENDED, started_ns, kind, ending)
 
 
-def _same_start(read_ns: int, attempt: Attempt) -> bool:
+def same_start(read_ns: int, attempt: Attempt) -> bool:
     """Whether a record's start may be that of an attempt; unknown ones may be any."""
     if not read_ns:
         return True
@@ -135,15 +135,17 @@ def _same_start(read_ns: int, attempt: Attempt) -> bool:
 def _retried(record: TaskStatus, attempt: Attempt, zone: tzinfo) -> Reading:
     if record.rate_limited or record.queue_paused:
         return _NOTHING  # a delivery was sent back; the attempt is still to come
-    ended_ns = _ns(record.updated_at, zone)
-    if _before(ended_ns, attempt):
-        return _NOTHING
-    delay_ms = record.retry_delay_ms
-    next_retry_ns = min(MAX_NS, ended_ns + delay_ms * _MILLISECOND_NS) if delay_ms is not None else 0
-    return Reading(Says.ENDED, 0, EndKind.RETRIED, _ending(record, ended_ns, next_retry_ns=next_retry_ns))
+    kind, ending = ending_of(record, zone)
+    return _NOTHING if _before(ending.time_ns, attempt) else Reading(Says.ENDED, 0, kind, ending)
 
 
-def _end(record: TaskStatus, zone: tzinfo) -> tuple[EndKind, Ending]:
+def ending_of(record: TaskStatus, zone: tzinfo) -> tuple[EndKind, Ending]:
+    """Return the end that a record tells, which is neither `queued` nor `running`."""
+    if record.state is TaskState.RETRIED:
+        ended_ns = _ns(record.updated_at, zone)
+        delay_ms = record.retry_delay_ms
+        next_retry_ns = min(MAX_NS, ended_ns + delay_ms * _MILLISECOND_NS) if delay_ms is not None else 0
+        return EndKind.RETRIED, _ending(record, ended_ns, next_retry_ns=next_retry_ns)
     if record.state is TaskState.SUCCEEDED:
         return EndKind.SUCCEEDED, Ending(_ns(record.completed_at or record.updated_at, zone))
     if record.state is TaskState.FAILED:

@@ -53,6 +53,12 @@ class Settled(NamedTuple):
         return self.ending.error_type if told == OTHER and self.ending.error_type else told
 
     @property
+    def ended_unseen(self) -> bool:
+        """Whether it is known that it was over, and by when, and not when it ended."""
+        end = self.attempt.end
+        return end is not None and bool(end.over_ns) and not end.kinds and not end.finished_ns
+
+    @property
     def repaired(self) -> bool:
         """Whether some of it was read from the result record."""
         return bool(self.attempt.marks & Mark.REPAIRED)

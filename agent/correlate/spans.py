@@ -2,7 +2,7 @@
 
 from agent.core.limits import MAX_MESSAGE, MAX_STACK
 from agent.correlate import ids
-from agent.correlate.attempt import Ending
+from agent.correlate.attempt import Ending, Mark
 from agent.correlate.labels import Labels
 from agent.correlate.settlement import Settled
 from agent.otlp.span import (
@@ -42,6 +42,7 @@ _MISSING = _key("stem.missing")
 _ADJUSTED = _key("stem.clock.adjusted")(value=True)
 _SIGNALS = _key("stem.source")("signals")
 _REPAIR = _key("stem.source")("repair")
+_TAIL = _key("stem.source")("tail")
 _EXCEPTION_TYPE = Attribute("exception.type", EVENT_ATTRIBUTE_FIELD)
 _EXCEPTION_MESSAGE = Attribute("exception.message", EVENT_ATTRIBUTE_FIELD)
 _EXCEPTION_STACK = Attribute("exception.stacktrace", EVENT_ATTRIBUTE_FIELD)
@@ -130,6 +131,8 @@ def send_span(settled: Settled, labels: Labels, trace_state: str) -> bytes:
 
 
 def _source(settled: Settled) -> bytes:
+    if settled.attempt.marks & Mark.TAILED:
+        return _TAIL
     return _REPAIR if settled.repaired else _SIGNALS
 
 

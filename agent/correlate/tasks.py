@@ -34,6 +34,7 @@ REPAIR_PATIENCE_SECONDS = 3.0
 MOST_DUE = 5000
 """Attempts concluded in one tick: about 150 ms, so that a great loss does not stop us from listening."""
 
+MAX_SPEAKERS = 10_000
 _NOT_DELAYED = b'"notBefore":null'
 
 
@@ -49,7 +50,8 @@ class TasksState(Struct, array_like=True):
 class Tasks:
     """Attempts by what is heard of them.
 
-    `left` collects the workers that are gone already when something of theirs is heard.
+    `left` collects the workers that are gone already when something of theirs is heard; `speakers` are those of which
+    attempts were heard, by namespace, and when last.
     """
 
     def __init__(
@@ -66,6 +68,7 @@ class Tasks:
         self._counters = counters
         self._family = Family()
         self.left: list[tuple[Process, str]] = []
+        self.speakers: dict[tuple[str, str], int] = {}
         self.zone: tzinfo = UTC
         self.attempts = AttemptTable(
             settle=config.settle,
@@ -75,10 +78,10 @@ class Tasks:
             max_tasks=config.max_tasks,
         )
         self.publishes = Publishes(recorder, self.attempts, self._family)
-        self._settler = Settler(recorder, self.attempts, self._family, counters)
+        self.settler = Settler(recorder, self.attempts, self._family, counters)
         self.mender = Mender(
-            *(repairs, self.attempts, self.publishes, processes, recorder, self._opened),
-            settler=self._settler,
+            *(repairs, self.attempts, self.publishes, processes, recorder, self.opened),
+            settler=self.settler,
             counters=counters,
         )
 
@@ -108,7 +111,7 @@ class Tasks:
         if attempt.marks & Mark.RECEIVED_TOLD and attempt.started_ns:
             attempt.received_ns = 0  # told, and of no use beside the start: 100 000 attempts may be open
         if attempt.complete and not self._awaits_others(attempt):
-            self._settler.settle(attempt, now_ns)
+            self.settler.settle(attempt, now_ns)
 
     def lost(self, fact: LostAttempt, now_ns: int) -> None:
         """Tell of an attempt that nobody else can tell of; its start was for those to tell that vanished with it."""
@@ -125,10 +128,10 @@ class Tasks:
         if attempt is None or attempt.end is not None:
             return
         attempt.started_ns = attempt.started_ns or fact.started_ns
-        attempt.marks |= TOLD | Mark.REPAIRED
-        self._learn(attempt, envelope)
+        attempt.marks |= TOLD if attempt.marks & Mark.TAILED else TOLD | Mark.REPAIRED
+        self.learn(attempt, envelope)
         attempt.ends(EndKind.LOST, Ending(max(fact.lost_ns, fact.started_ns), f"worker {worker} vanished"))
-        self._settler.settle(attempt, now_ns)
+        self.settler.settle(attempt, now_ns)
 
     def _attempt_of(
         self, signal: Signal, process: Process, time_ns: int, started_ns: int, received_ns: int, now_ns: int
@@ -162,7 +165,10 @@ class Tasks:
         if attempt is None:
             self._counters[LATE, name] += 1
         elif len(self.attempts) != open_before:
-            self._opened(attempt, now_ns)
+            self.opened(attempt, now_ns)
+            self.speakers[process.namespace, worker] = now_ns
+            if len(self.speakers) > MAX_SPEAKERS:
+                del self.speakers[next(iter(self.speakers))]
             if process.taken_ns:
                 _note_told(attempt, process, name, time_ns, started_ns=started_ns, received_ns=received_ns)
         return attempt
@@ -178,7 +184,8 @@ class Tasks:
         self._counters[LATE, signal.event_name] += 1
         return True
 
-    def _opened(self, attempt: Attempt, now_ns: int) -> None:
+    def opened(self, attempt: Attempt, now_ns: int) -> None:
+        """Note that an attempt was met: its publish, and what it proves of those before it."""
         self.publishes.begun(attempt, now_ns)
         siblings = self.attempts.of(attempt.task_id)
         if len(siblings) > 1:
@@ -219,9 +226,10 @@ class Tasks:
     def _read_envelope(self, attempt: Attempt, signal: Signal) -> None:
         envelope = decode_envelope(signal.envelope)
         if envelope is not None:
-            self._learn(attempt, envelope)
+            self.learn(attempt, envelope)
 
-    def _learn(self, attempt: Attempt, envelope: Envelope) -> None:
+    def learn(self, attempt: Attempt, envelope: Envelope) -> None:
+        """Take what an envelope tells of where its task comes from; a thin one tells nothing."""
         if not _tells(envelope):
             return
         attempt.origin = origin = read_origin(envelope, self.zone)
@@ -259,10 +267,10 @@ class Tasks:
             if self.mender.waits(attempt, now_ns):
                 self.attempts.defer(attempt, now_ns)
             elif attempt.end is not None or attempt.marks & (Mark.OVER | Mark.ABANDONED):
-                self._settler.conclude(attempt, now_ns)
+                self.settler.conclude(attempt, now_ns)
         self.mender.tick(now_ns)
         for attempt, reason in self.attempts.surplus(now_ns):
-            self._settler.evict(attempt, reason, now_ns)
+            self.settler.evict(attempt, reason, now_ns)
         self.attempts.forget(now_ns)
         self.publishes.forget(now_ns)
 
@@ -273,7 +281,7 @@ class Tasks:
         """
         for attempt in self.attempts:
             if not (keep and self._may_learn(attempt)):
-                self._settler.evict(attempt, "shutdown", now_ns)
+                self.settler.evict(attempt, "shutdown", now_ns)
 
     def _may_learn(self, attempt: Attempt) -> bool:
         return not attempt.end_known or attempt.missing_start or attempt.doubtful or self._awaits_others(attempt)
@@ -295,7 +303,7 @@ class Tasks:
         for attempt in self.attempts:
             if attempt.process.emitter in emitters and attempt.namespace == namespace:
                 if attempt.end is not None:
-                    self._settler.conclude(attempt, now_ns)
+                    self.settler.conclude(attempt, now_ns)
                 else:
                     self.attempts.evict(attempt, now_ns)
                     dropped += 1

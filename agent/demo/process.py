@@ -134,6 +134,26 @@ def bound(dying: signal.Signals) -> Callable[[], None] | None:
     return bind
 
 
+async def printed(agent: Process, phrase: str) -> None:
+    """Wait until the agent has printed a phrase."""
+    try:
+        async with asyncio.timeout(STARTUP_SECONDS):
+            while phrase not in agent.output():
+                agent.check()
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise DemoError(f"the agent did not begin within {STARTUP_SECONDS:g} s:\n{agent.output()}") from None
+
+
+async def switch_notifications_on(url: str) -> None:
+    """Have Redis tell which strings are written, as an operator does whom the agent told how."""
+    client = redis.asyncio.Redis.from_url(url)
+    try:
+        await client.config_set("notify-keyspace-events", "K$")
+    finally:
+        await client.aclose()
+
+
 async def subscribed(url: str, agent: Process) -> None:
     """Wait until the agent listens: what is published before that is lost by design of pub/sub."""
     client = redis.asyncio.Redis.from_url(url)

@@ -51,6 +51,7 @@ class Sink:
         self.logs: list[Any] = []
         self.metrics: dict[str, Any] = {}
         self.own_metrics: dict[str, Any] = {}
+        self._latest: dict[tuple[bool, str], dict[str, Any]] = {}
         self._counted: tuple[dict[str, Any], dict[str, Any]] = ({}, {})
         self.resources: dict[str, Values] = {}
         self.scopes: set[tuple[str, str]] = set()
@@ -88,6 +89,7 @@ class Sink:
     def next_sender(self) -> None:
         """Note that the sender has ended; the next one begins to count from zero, or goes on from where it was."""
         self._counted = (dict(self.metrics), dict(self.own_metrics))
+        self._latest.clear()
 
     async def _receive(self, request: web.Request, kind: str) -> bytes | web.StreamResponse:
         self.requests[kind] += 1
@@ -135,9 +137,12 @@ class Sink:
             for scope in entry.scope_metrics:
                 for metric in scope.metrics:
                     count += len(points(metric))
+                    senders = self._latest.setdefault((own, metric.name), {})
+                    senders[resource.get("service.instance.id", "")] = metric
+                    latest = _together(list(senders.values()))
                     if before := self._counted[own].get(metric.name):
-                        _add(metric, before)
-                    (self.own_metrics if own else self.metrics)[metric.name] = metric
+                        _add(latest, before)
+                    (self.own_metrics if own else self.metrics)[metric.name] = latest
         return self._accept("metrics", count, ExportMetricsServiceResponse())
 
     def _accept(self, kind: str, count: int, response: Any) -> web.Response:
@@ -162,6 +167,17 @@ class Sink:
 def points(metric: Any) -> Any:
     """Return a metric's data points, whatever its kind."""
     return metric.sum.data_points or metric.gauge.data_points or metric.histogram.data_points
+
+
+def _together(metrics: list[Any]) -> Any:
+    """Return the points of all senders as one metric: an agent's own, and the fleet's."""
+    if len(metrics) == 1:
+        return metrics[0]
+    told = type(metrics[0])()
+    told.CopyFrom(metrics[0])
+    for other in metrics[1:]:
+        points(told).extend(points(other))
+    return told
 
 
 def _add(metric: Any, before: Any) -> None:

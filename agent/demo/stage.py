@@ -16,13 +16,14 @@ from typing import Any
 
 from agent.demo.compare import Fidelity, Row, examine
 from agent.demo.fleet.faults import Faults
-from agent.demo.process import DemoError, Process, spawn, subscribed
+from agent.demo.process import DemoError, Process, printed, spawn, subscribed, switch_notifications_on
 from agent.demo.reach import refusal
 from agent.demo.screen import TRACES, many
 from agent.demo.sink import Sink
 from agent.demo.truth import Truth, read_truth
 from agent.demo.view import Snapshot, View, repaired
 
+FOLLOWING = "following the fleet"
 BACKEND = "otlp_http/backend"
 # The user's own, for `--endpoint`; never an endpoint, nor a resource.
 BACKEND_VARIABLES = ("HEADERS", "COMPRESSION", "CERTIFICATE", "CLIENT_CERTIFICATE", "CLIENT_KEY")
@@ -30,8 +31,7 @@ BACKEND_VARIABLES = ("HEADERS", "COMPRESSION", "CERTIFICATE", "CLIENT_CERTIFICAT
 AGENT_YAML = """\
 # What the demo's agent runs with: the README's file, with short intervals so that you see something.
 receivers:
-  stem_signals: {{url: "{redis}"{storage}}}
-  stem_state: {{url: "{redis}", interval: 1s, results: {{url: "{redis}"}}, schedules: {{url: "{redis}"}}}}
+{receiver}  stem_state: {{url: "{redis}", interval: 1s, results: {{url: "{redis}"}}, schedules: {{url: "{redis}"}}}}
 connectors:
   correlate: {{metrics_interval: 1s, heartbeat_timeout: 6s, results: {{url: "{redis}"}}{storage}}}
 exporters:
@@ -41,7 +41,7 @@ exporters:
 {backend}{extensions}service:
   telemetry: {{metrics: {{exporter: otlp_http, interval: 1s}}}}
   pipelines:
-    signals: {{receivers: [stem_signals, stem_state], exporters: [correlate]}}
+    signals: {{receivers: [{heard}, stem_state], exporters: [correlate]}}
     traces: {{receivers: [correlate], exporters: [{exporters}]}}
     metrics: {{receivers: [correlate, stem_state], exporters: [{exporters}]}}
     logs: {{receivers: [correlate], exporters: [{exporters}]}}
@@ -58,6 +58,14 @@ BACKEND_YAML = """\
   {name}: {{endpoint: "${{env:STEM_DEMO_ENDPOINT}}", retry_on_failure: {{max_interval: 5s}}}}
 """
 
+SIGNALS_YAML = """\
+  stem_signals: {{url: "{redis}"{storage}}}
+"""
+TAIL_YAML = """\
+  stem_tail: {{url: "{redis}", results: {{url: "{redis}"}}, discovery_interval: 500ms, claim_interval: 4s{storage}}}
+"""
+"""Short intervals, and those of the demo's workers."""
+
 Say = Callable[[str], None]
 Show = Callable[[Snapshot], None]
 StartAgent = Callable[[], Awaitable[Process]]
@@ -66,7 +74,10 @@ RestartAgent = Callable[[Process], Awaitable[Process]]
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """What is to be played. `duration` is in seconds, None until stopped; `endpoint` is a real backend's URL."""
+    """What is to be played. `duration` is in seconds, None until stopped; `endpoint` is a real backend's URL.
+
+    `silent`: no worker sends a signal, so all is read from Redis; `notified`: which tells when a record changes.
+    """
 
     duration: float | None = 30.0
     rate: float = 100.0
@@ -76,6 +87,8 @@ class Plot:
     fault_text: str = ""
     endpoint: str | None = None
     keep: bool = False
+    silent: bool = False
+    notified: bool = False
 
     @property
     def scene(self) -> str:
@@ -112,9 +125,13 @@ class Result:
         """Whether everything is accounted for, exactly; under faults: whether nothing is wrong or invented."""
         if self.truth.signals.dropped:
             return False
+        return all(map(self.is_fit, self.rows))
+
+    def is_fit(self, row: Row) -> bool:
+        """Whether a row is as it should be: exact; where nobody signals, marked where it is not; true under faults."""
         if self.plot.faults.any:
-            return all(row.true for row in self.rows)
-        return all(row.exact for row in self.rows)
+            return row.true
+        return row.accounted if self.plot.silent else row.exact
 
     @property
     def delivered(self) -> bool:
@@ -149,6 +166,8 @@ class Stage:
                 spawn("valkey", ["agent.demo.valkey", str(address)], directory, keep=plot.keep, dying=signal.SIGTERM)
             )
             url = await valkey.announced(address)
+            if plot.notified:
+                await switch_notifications_on(url)
             sink = Sink()
             await sink.start()
             stack.push_async_callback(sink.stop)
@@ -158,6 +177,7 @@ class Stage:
             truth = directory / "truth.json"
             options = ["--url", url, "--rate", str(plot.rate), "--workers", str(plot.workers)]
             options += ["--seed", str(plot.seed), "--faults", plot.fault_text, "--truth", str(truth)]
+            options += ["--no-signals"] if plot.silent else []
             fleet = await stack.enter_async_context(spawn("fleet", ["agent.demo.fleet", *options], directory))
             await fleet.announced(truth.with_suffix(".ready"))
             self._say(f"agent and fleet run: {plot.scene}; Ctrl-C ends the demo")
@@ -187,8 +207,11 @@ class Stage:
         restarts = bool(self._plot.faults.restart_every_s)
         exporters = f"otlp_http, {BACKEND}" if endpoint else "otlp_http"
         backend = BACKEND_YAML.format(name=BACKEND) if endpoint else ""
+        receiver = TAIL_YAML if self._plot.silent else SIGNALS_YAML
         text = AGENT_YAML.format(
             redis=url,
+            receiver=receiver.format(redis=url, storage=STORAGE if restarts else ""),
+            heard="stem_tail" if self._plot.silent else "stem_signals",
             sink=sink.url,
             backend=backend,
             exporters=exporters,
@@ -205,7 +228,7 @@ class Stage:
         command = ["agent", "run", "--config", str(config)]
         self._agents += 1
         agent = await stack.enter_async_context(spawn(f"agent-{self._agents}", command, directory, environ=environ))
-        await subscribed(url, agent)
+        await (printed(agent, FOLLOWING) if self._plot.silent else subscribed(url, agent))
         return agent
 
     async def _watch(self, view: View, began: float, agent: Process, fleet: Process, restart: RestartAgent) -> Process:

@@ -13,6 +13,9 @@ LOST = "lost"
 """State of an attempt that was cut off: its worker was killed before the handler came to an end."""
 
 
+FOR_EVER_US = 1 << 62
+
+
 class Via(StrEnum):
     """Who published a task. Only `Stem.enqueue` signals it."""
 
@@ -64,7 +67,7 @@ class AttemptTruth(msgspec.Struct, frozen=True):
 
     `cut`: its worker was killed before its last signal was out; an agent may know no more than that, or what the
     result record has: that it runs since `running_us`, or the state `stored` at `stored_us`. Without `heard` it may
-    know nothing at all.
+    know nothing at all. `stood_us` is how long the record of its end stood before another took its place.
     """
 
     task_id: str
@@ -82,6 +85,7 @@ class AttemptTruth(msgspec.Struct, frozen=True):
     running_us: int = 0
     stored: str = ""
     stored_us: int = 0
+    stood_us: int = 0
 
 
 class Outcome(msgspec.Struct, frozen=True):
@@ -136,7 +140,7 @@ class SignalsTruth(msgspec.Struct):
 
 
 class Truth(msgspec.Struct):
-    """Everything the fleet did.
+    """Everything the fleet did; `silent`: without any signal.
 
     `skews` are the seconds by which each worker's clock is fast. `agents` counts those that followed one another: more
     than one if whoever runs the agent restarted it; `cuts` how often Redis closed its connection.
@@ -153,6 +157,7 @@ class Truth(msgspec.Struct):
     signals: SignalsTruth = msgspec.field(default_factory=SignalsTruth)
     agents: int = 1
     cuts: int = 0
+    silent: bool = False
 
     @property
     def blind(self) -> bool:

@@ -56,6 +56,7 @@ class DebugExporter(Passive):
         else:
             account.delivered += batch.count
             self._output.ok()
+        account.ended()
 
     def _lines(self, batch: Batch) -> Iterator[str]:
         parse, summarise = _FORMATS[batch.kind]

@@ -6,6 +6,7 @@ so one that ended and came back is seen as a reset, not as a jump.
 """
 
 from bisect import bisect_left
+from collections import deque
 from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from enum import Enum, auto
@@ -101,6 +102,10 @@ class InstrumentState(Struct, array_like=True):
     series: list[SeriesState]
 
 
+MAX_ENDED = 10_000
+"""Names of series that ended, remembered until somebody asks for changes."""
+
+
 class AggregatorState(Struct, array_like=True):
     """All series; exemplars are not kept, because every collection tells and forgets them."""
 
@@ -121,6 +126,7 @@ class Aggregator:
         self._ttl_ns = int(series_ttl * NANOSECONDS)
         self._series: dict[Instrument, dict[Values | None, Series]] = {}
         self._last_collect_ns = now_ns
+        self._ended: deque[str] = deque(maxlen=MAX_ENDED)
 
     def add(self, instrument: Instrument, values: Values, now_ns: int, amount: float = 1) -> None:
         """Move a counter."""
@@ -181,6 +187,19 @@ class Aggregator:
             ],
         )
 
+    def changes(self, since_ns: int) -> Iterator[tuple[str, InstrumentState | None]]:
+        """Yield each series of counters and histograms that moved since then, by a name; None for what ended."""
+        for name in self._ended:
+            yield name, None
+        self._ended.clear()
+        for instrument, table in self._series.items():
+            if instrument.kind is InstrumentKind.GAUGE:
+                continue
+            about = (instrument.name, instrument.keys, _bounds(instrument))
+            for values, series in table.items():
+                if series.seen_ns >= since_ns:
+                    yield _name(instrument, values), InstrumentState(*about, [series.state(values)])
+
     def restore(self, state: AggregatorState, instruments: Iterable[Instrument], now_ns: int) -> None:
         """Go on counting: each series with its value and its start time.
 
@@ -194,10 +213,9 @@ class Aggregator:
             fits = [each for each in kept.series if each.start_ns <= now_ns] if instrument else []
             if instrument and fits:
                 histogram = instrument.kind is InstrumentKind.HISTOGRAM
-                self._series[instrument] = {
-                    each.values: Series(each.start_ns, histogram=histogram).restored(each, now_ns)
-                    for each in fits[: self._limit]
-                }
+                table = self._series.setdefault(instrument, {})
+                for each in fits[: self._limit - len(table)]:
+                    table[each.values] = Series(each.start_ns, histogram=histogram).restored(each, now_ns)
 
     def collect(self, now_ns: int, without: Collection[Instrument] = ()) -> tuple[list[bytes], list[int]]:
         """End stale series; return the encoded `Metric` messages, and how many data points each has.
@@ -209,11 +227,16 @@ class Aggregator:
             stale = [key for key, series in table.items() if now_ns - series.seen_ns > self._ttl_ns]
             for key in stale:
                 del table[key]
+                self._ended.append(_name(instrument, key))
             if table and instrument not in without:
                 metrics.append(_encode(instrument, table, now_ns).SerializeToString())
                 points.append(len(table))
         self._last_collect_ns = now_ns
         return metrics, points
+
+
+def _name(instrument: Instrument, values: Values | None) -> str:
+    return "\0".join((instrument.name, *(values or ())))
 
 
 def _bounds(instrument: Instrument) -> tuple[float, ...]:

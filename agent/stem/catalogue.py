@@ -38,6 +38,10 @@ class SignalName(StrEnum):
 SIGNAL_NAMES = frozenset(SignalName)
 
 
+UNREGISTERED = "unregistered-task"
+"""Reason of a dead letter whose task no worker had a handler for: the one end that has no record."""
+
+
 class TaskState(StrEnum):
     """`TaskState` as `task-postrun` and result records name it; terminal are the last three."""
 

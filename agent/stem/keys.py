@@ -37,6 +37,10 @@ class Keys:
         """Every stream of a queue, highest priority first."""
         return [self.stream(queue, priority) for priority in PRIORITIES]
 
+    def events(self, queue: str) -> str:
+        """Stream of the events that applications tell to whoever listens to a queue."""
+        return self._name("broadcast", f"stem:events:{queue}")
+
     def group(self, queue: str) -> str:
         """Consumer group on each stream of a queue: a group's name, not a key."""
         return self._name("group", queue)

@@ -5,7 +5,7 @@ refuses is decoded again leniently, so that one odd field costs that field and n
 `occurredAt` and `attributes` are required.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime, tzinfo
 from typing import Annotated, Protocol
 
@@ -131,21 +131,6 @@ class Outage(Struct, frozen=True, gc=False):
     to_ns: int
 
 
-class LostAttempt(Struct, frozen=True, gc=False):
-    """An attempt that ran on a worker which vanished, together with whoever listened to it.
-
-    Found pending in Redis, under the worker's name, with a record that says it runs there since `started_ns`;
-    `lost_ns` is when the worker was last heard of. Both by the worker's clock.
-    """
-
-    namespace: str
-    worker: str
-    attempt: int
-    envelope: Envelope
-    started_ns: int
-    lost_ns: int
-
-
 class Lapse(Outage, frozen=True, gc=False):
     """An outage of our own: what was said may be another agent's to tell, and nobody knows yet."""
 
@@ -167,7 +152,8 @@ class TakenOver(Struct, frozen=True, gc=False):
 class Enqueued(Struct, frozen=True, gc=False):
     """A task was found on a stream of its queue, ready since `ready_ns` (Unix nanoseconds by Redis' clock).
 
-    `published`: it was never there before, so this is its publish and no retry, copy of a lease, or replay.
+    `published`: it was never there before, so this is its publish and no retry, copy of a lease, or replay. `claimed`:
+    an agent listens to somebody in its namespace, so that publishes are signalled there.
     """
 
     namespace: str
@@ -175,40 +161,128 @@ class Enqueued(Struct, frozen=True, gc=False):
     envelope: Envelope
     ready_ns: int
     published: bool
+    claimed: bool
 
 
 class Recorded(Struct, frozen=True, gc=False):
     """The record of a task changed; worker and start of its delivery are in it as far as they are known.
 
     `envelope` is that of the delivery, without a time of enqueueing where it is not known which one it was. `claimed`:
-    an agent listens to the worker's signals, and tells of it.
+    an agent listens to the worker's signals, and tells of it. `start_told`: another agent, whose work this one goes on
+    with, told that it began.
     """
 
     namespace: str
     record: TaskStatus
     envelope: Envelope
     claimed: bool
+    start_told: bool = False
 
 
-Tailed = Enqueued | Recorded
+class Unended(Struct, frozen=True, gc=False):
+    """A delivery that was over by `over_ns` (Unix nanoseconds), and whose end no record tells any more.
+
+    `retried`: it asked for the attempt whose records took its place. Worker and start as far as they are known;
+    `claimed`, of an unknown worker, where an agent listens to anybody's signals.
+    """
+
+    namespace: str
+    envelope: Envelope
+    attempt: int
+    worker: str | None
+    started_at: datetime | None
+    over_ns: int
+    retried: bool
+    claimed: bool
+    start_told: bool = False
+
+
+class EndTold(Struct, frozen=True, gc=False):
+    """A delivery of which another agent told the end, whose work this one goes on with.
+
+    `retried`: it asked for the next attempt, to begin at `next_retry_ns` (Unix nanoseconds), 0 where nobody knows when.
+    """
+
+    namespace: str
+    task_id: str
+    attempt: int
+    worker: str | None
+    started_at: datetime | None
+    retried: bool
+    next_retry_ns: int
+
+
+class DeadLettered(Struct, frozen=True, gc=False):
+    """A task was given up, at `dead_at` by the clock of its worker; `error` is what its last attempt failed with."""
+
+    namespace: str
+    queue: str
+    envelope: Envelope
+    reason: str
+    error: str | None
+    dead_at: datetime | None
+
+
+class QueueEvent(Struct, frozen=True, gc=False):
+    """An application told an event of its own to whoever listens to a queue; `entry` is the id in its stream.
+
+    `envelope` has its headers. What it tells is the application's, and never read.
+    """
+
+    namespace: str
+    queue: str
+    name: str
+    entry: str
+    time_ns: int
+    envelope: Envelope
+
+
+class LostAttempt(Struct, frozen=True, gc=False):
+    """An attempt that ran on a worker which vanished, together with whoever listened to it.
+
+    Found pending in Redis, under the worker's name, with a record that says it runs there since `started_ns`;
+    `lost_ns` is when the worker was last heard of. Both by the worker's clock.
+    """
+
+    namespace: str
+    worker: str
+    attempt: int
+    envelope: Envelope
+    started_ns: int
+    lost_ns: int
+
+
+Tailed = Enqueued | Recorded | Unended | EndTold | DeadLettered | QueueEvent | LostAttempt
 """What is read of a fleet that says nothing by itself."""
 
-Fact = LostAttempt | Signal | Heartbeat | Gap | Shed | Outage | ServerClock | Released | TakenOver
+Fact = Signal | Heartbeat | Gap | Shed | Outage | ServerClock | Released | TakenOver
 """What flows through the signals pipeline."""
 
 
-class TailConsumer(Protocol):
-    """The next step of what was read of a fleet that says nothing by itself."""
-
-    def consume_tailed(self, facts: Sequence[Tailed], zone: tzinfo) -> None:
-        """Take what was read, in its order; times without an offset are in `zone`."""
-
-
 class SignalConsumer(Protocol):
-    """The next step of the signals pipeline."""
+    """The next step of the signals pipeline: of what is heard, and of what is read of those who say nothing.
+
+    What is read is told in the name of the fleet, by one agent at a time: it takes that up and gives it up again, each
+    receiver for itself.
+    """
 
     def consume_facts(self, facts: Sequence[Fact], zone: tzinfo) -> None:
         """Take decoded facts; times without an offset are in `zone`."""
+
+    def consume_tailed(self, receiver: str, facts: Sequence[Tailed], zone: tzinfo) -> None:
+        """Take what was read, in its order; times without an offset are in `zone`."""
+
+    def take_up(self, receiver: str, totals: Mapping[str, bytes]) -> None:
+        """Begin to tell of the fleet, going on from totals that were left; raises `KeptStateError` if they are none."""
+
+    def totals(self, receiver: str, *, everything: bool = False) -> dict[str, bytes | None]:
+        """Return the totals of what was told of the fleet, by name: those that changed since this was asked last.
+
+        None for what is told no more.
+        """
+
+    def give_up(self, receiver: str, *, told: bool) -> None:
+        """Tell no more of the fleet; `told`: what is known is to be told now, since nobody else will."""
 
 
 _signal = msgspec.json.Decoder(Signal)

@@ -119,6 +119,22 @@ def play_on_a_terminal(columns: int, lines: int, *arguments: str) -> tuple[int, 
     return demo.returncode, "\n".join(line.rstrip() for line in [*gone, *screen.display])
 
 
+async def test_a_fleet_that_sends_no_signals_is_accounted_for_all_the_same(start: Start) -> None:
+    demo = await start("demo", "--no-signals", "--duration", "6s", "--rate", "60", "--plain")
+    assert demo.process.stdout
+    printed = (await demo.process.stdout.read()).decode()
+    assert await demo.end() == 0, demo.output + printed
+    assert re.search(r"every one of \d+ tasks and \d+ attempts is accounted for", printed)
+    assert "no signals: everything was read from the streams and records on redis" in printed
+    assert re.search(r"attempts succeeded +(\d+) +\1 +0 +0  ok", printed)
+
+
+async def test_without_signals_none_can_be_lost(start: Start) -> None:
+    demo = await start("demo", "--no-signals", "--faults", "loss=1%")
+    assert await demo.end() == 2
+    assert "no signals are sent, so none can be lost" in demo.output
+
+
 def test_the_last_frame_on_the_screen_says_what_the_table_says() -> None:
     code, text = play_on_a_terminal(110, 30, "--duration", "2s", "--workers", "8")
     assert code == 0, text

@@ -333,6 +333,18 @@ def test_without_a_file_health_runs_where_somebody_says_where() -> None:
     assert config.components["extensions"]["health"].endpoint == HostPort("127.0.0.1", 0)  # type: ignore[attr-defined]
 
 
+@pytest.mark.parametrize(("wanted", "runs"), [("on", True), ("TRUE", True), ("off", False), ("", False)])
+def test_without_a_file_a_variable_has_tasks_read_that_nobody_signals(wanted: str, runs: bool) -> None:
+    config = load(None, {"STEM_TAIL": wanted})
+    assert ("stem_tail" in config.service.pipelines["signals"].receivers) is runs
+    assert ("stem_tail" in config.components["receivers"]) is runs
+
+
+def test_a_variable_that_says_neither_on_nor_off_is_refused() -> None:
+    with pytest.raises(ConfigError, match="environment variable STEM_TAIL: found 'perhaps', expected on or off"):
+        load(None, {"STEM_TAIL": "perhaps"})
+
+
 def test_a_missing_file_is_told() -> None:
     with pytest.raises(ConfigError, match=r"/nowhere/agent\.yaml: cannot be read: no such file or directory"):
         load(Path("/nowhere/agent.yaml"), {})

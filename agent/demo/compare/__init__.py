@@ -6,6 +6,7 @@
 | `spans` | the other spans: waits, roots, workflow runs |
 | `metrics` | counters and histograms |
 | `logs` | log records of starts and ends |
+| `reading` | what can be known where nobody signals |
 | `rows` | what a comparison comes to |
 """
 
@@ -14,6 +15,7 @@ from collections import Counter
 from agent.demo.compare.attempts import match
 from agent.demo.compare.logs import compare_logs
 from agent.demo.compare.metrics import compare_metrics
+from agent.demo.compare.reading import as_read
 from agent.demo.compare.rows import Comparison, Fidelity, Row, Verdict, fidelity
 from agent.demo.compare.spans import attempt_rows, compare_spans
 from agent.demo.sink import Sink
@@ -29,13 +31,14 @@ def compare(truth: Truth, sink: Sink) -> list[Row]:
 
 def examine(truth: Truth, sink: Sink) -> Comparison:
     """Return the rows, what they mean for the attempts as a whole, and examples of what differs."""
+    truth = as_read(truth) if truth.silent else truth
     matched = match(truth, sink)
     others = list(compare_spans(truth, sink, matched))
     # Log records and counts decide, too, whether an attempt was told exactly: they come before its row.
-    log_rows = compare_logs(truth, sink, matched.told)
+    log_rows = compare_logs(truth, sink, matched.told, matched.unattempted)
     metric_rows, uncounted = compare_metrics(truth, sink, matched)
     others += [*metric_rows, *log_rows]
-    if not truth.blind:  # what nobody listened for is not counted signal by signal
+    if not truth.blind and not truth.silent:  # what nobody listened for is not counted signal by signal
         noticed = sink.own("stem_agent.signals.lost").total()
         others.append(Row("signals lost, and noticed", truth.signals.noticeable, noticed))
     known = [told for told in matched.told if told.counts]

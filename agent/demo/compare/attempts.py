@@ -12,10 +12,15 @@ from agent.demo.sink import Sink, attributes
 from agent.demo.truth import LOST, AttemptTruth, TaskTruth, Truth
 from agent.stem.catalogue import TaskState
 
+OUTCOMES = ("expired", "unregistered")
+"""Ends of tasks that nobody attempted, as `stem.task.end_reason` names them."""
+RAN = {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.RETRIED}
 ERRORS = {TaskState.FAILED, TaskState.RETRIED, LOST}
 TOLERANCE_US = 2_000
 REPAIR_TOLERANCE_US = 50_000
 """A result record is written a few milliseconds before the signal of the same end."""
+READ_TOLERANCE_US = 10_000
+"""A record's times are taken just before it is written: a busy worker is interrupted in between."""
 LOST_WITHIN_US = 6_000_000
 """`heartbeat_timeout` of the demo's agent: it knows the end of what was cut off no better."""
 
@@ -54,6 +59,8 @@ class Seen:
     @property
     def tolerance_us(self) -> int:
         """How far its times may be off."""
+        if self.found.get("stem.source") == "tail":
+            return READ_TOLERANCE_US
         return REPAIR_TOLERANCE_US if self.repaired else TOLERANCE_US
 
     @property
@@ -77,18 +84,25 @@ class Seen:
 
 @dataclass(slots=True, eq=False)
 class Told:
-    """An attempt, the span that tells of it, and what differs. `wait_us` is where its `wait` span begins."""
+    """An attempt, the span that tells of it, and what differs. `wait_us` is where its `wait` span begins.
+
+    `read`: its fleet is silent, so nothing is known of it but what records say.
+    """
 
     attempt: AttemptTruth
     task: TaskTruth
+    read: bool = False
     seen: Seen | None = None
     verdict: Verdict = Verdict.MISSING
     differs: list[str] = field(default_factory=lambda: ["no span"])
     wait_us: int | None = None
+    start_told: bool = False
 
     @property
     def key(self) -> AttemptKey:
-        """Whose it is."""
+        """Whose it is; as it was told, where a record does not name the worker."""
+        if self.read and self.seen:
+            return self.seen.key
         return self.attempt.task_id, self.attempt.number, self.attempt.worker
 
     @property
@@ -104,14 +118,30 @@ class Told:
     @property
     def state(self) -> str | None:
         """How it ended; where it was cut off: what the agent made of it, None if it made nothing."""
-        if not self.attempt.cut:
+        if not self.attempt.cut and not self.read:
             return self.attempt.state
         return self.seen.found.get("stem.task.state") if self.seen else None
+
+    @property
+    def started(self) -> bool:
+        """Whether its start is counted: also where nothing says when, but how it ended says that it did."""
+        if not self.read:
+            return bool(self.started_us)
+        if self.seen is None:
+            return self.start_told
+        return self.state in RAN if "start" in self.seen.missing else bool(self.started_us)
+
+    @property
+    def endless(self) -> bool:
+        """Whether nothing says when it ended."""
+        return self.seen is not None and "end" in self.seen.missing
 
     @property
     def started_us(self) -> int:
         """When it started, 0 if it did not; what its record told the agent, where that is what the span has."""
         attempt, seen = self.attempt, self.seen
+        if self.read and seen and "start" in seen.missing:
+            return 0
         if seen is None or "start" in seen.missing or not (attempt.cut or (attempt.started_us and seen.repaired)):
             return attempt.started_us
         told = {attempt.started_us, attempt.running_us} - {0}
@@ -153,11 +183,11 @@ class Told:
 
 @dataclass(frozen=True, slots=True)
 class Matched:
-    """All attempts, the spans that are nobody's, and those of tasks that expired: only a record can tell of these."""
+    """All attempts, the spans that are nobody's, and those of tasks that nobody attempted: no signal tells of these."""
 
     told: list[Told]
     invented: list[Seen]
-    expired: list[Seen]
+    unattempted: list[Seen]
 
 
 def match(truth: Truth, sink: Sink) -> Matched:
@@ -166,7 +196,7 @@ def match(truth: Truth, sink: Sink) -> Matched:
     for span in sink.named("process"):
         seen = Seen(span, attributes(span.attributes))
         left.setdefault(seen.key, []).append(seen)
-    told = [Told(attempt, truth.tasks[attempt.task_id]) for attempt in truth.attempts]
+    told = [Told(attempt, truth.tasks[attempt.task_id], truth.silent) for attempt in truth.attempts]
     # What has the right start first; then what does not know its start, or not even its worker.
     for candidate in told:
         _take(candidate, left.get(candidate.key, []), by_start=True)
@@ -190,12 +220,13 @@ def match(truth: Truth, sink: Sink) -> Matched:
 
 
 def _nobodys(truth: Truth, spans: list[Seen]) -> tuple[list[Seen], list[Seen]]:
-    """Return which spans tell of tasks that expired, and which tell of nothing that was."""
-    expirable = {outcome.task_id for outcome in truth.outcomes if outcome.what == "expired"}
+    """Return which spans tell of tasks that ended without an attempt, and which tell of nothing that was."""
+    ended = {what: {each.task_id for each in truth.outcomes if each.what == what} for what in OUTCOMES}
     expired, invented = [], []
     for seen in spans:
-        if seen.found.get("stem.task.end_reason") == "expired" and seen.key[0] in expirable:
-            expirable.remove(seen.key[0])
+        reason = seen.found.get("stem.task.end_reason", "")
+        if seen.key[0] in ended.get(reason, ()):
+            ended[reason].remove(seen.key[0])
             expired.append(seen)
         else:
             invented.append(seen)
@@ -232,7 +263,8 @@ def _differences(told: Told, seen: Seen, before: set[bytes], *, blind: bool) -> 
         return
     status = Status.STATUS_CODE_ERROR if state in ERRORS else Status.STATUS_CODE_UNSET
     yield from _unlike("name", span.name, [f"process {task.name}"])
-    yield from _unlike("worker", seen.found.get("stem.worker.id"), [attempt.worker])
+    nameless = [None] if told.read and not attempt.started_us else []  # such a record does not tell
+    yield from _unlike("worker", seen.found.get("stem.worker.id"), [attempt.worker, *nameless])
     yield from _unlike("queue", seen.found.get("stem.queue"), [task.queue])
     yield from _unlike("status", span.status.code, [status])
     yield from _unlike("parent", span.parent_span_id, parents(task, blind=blind))

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from agent.demo.compare.attempts import AttemptKey, Told
+from agent.demo.compare.attempts import AttemptKey, Seen, Told
 from agent.demo.compare.rows import Row
 from agent.demo.sink import Sink, attributes
 from agent.demo.truth import LOST, Truth
@@ -19,7 +19,7 @@ END_EVENTS = {
 }
 
 
-def compare_logs(truth: Truth, sink: Sink, told: Sequence[Told]) -> list[Row]:
+def compare_logs(truth: Truth, sink: Sink, told: Sequence[Told], unattempted: Sequence[Seen] = ()) -> list[Row]:
     """Return the rows; note what attempts lack."""
     received: dict[str, Counter[AttemptKey]] = {event: Counter() for event in (STARTED, *END_EVENTS.values())}
     astray: dict[str, list[str]] = {event: [] for event in received}
@@ -37,7 +37,10 @@ def compare_logs(truth: Truth, sink: Sink, told: Sequence[Told]) -> list[Row]:
             if not task or record.trace_id.hex() != task.trace_id:
                 astray[event].append(f"{found} in trace {record.trace_id.hex()}, not {task and task.trace_id}")
     rows = []
-    for event, keys in _expected(told, received).items():
+    expected = _expected(told, received)
+    for seen in unattempted:
+        expected[END_EVENTS[TaskState.FAILED]][seen.key] += seen.found["stem.task.state"] == TaskState.FAILED
+    for event, keys in expected.items():
         excess = received[event] - keys
         notes = (*astray[event], *(f"{key} {count} too many" for key, count in excess.items()))
         wrong = excess.total() + len(astray[event])
@@ -49,6 +52,11 @@ def _expected(told: Sequence[Told], received: dict[str, Counter[AttemptKey]]) ->
     """Return what there is to be by event, and note on each attempt what it lacks."""
     expected: dict[str, Counter[AttemptKey]] = {event: Counter() for event in received}
     for each in told:
+        if each.read and each.seen is None:
+            # Its start may have been read, though no record of its end ever was.
+            each.start_told = received[STARTED][each.key] > expected[STARTED][each.key]
+            expected[STARTED][each.key] += each.start_told
+            continue
         for event in (STARTED if each.started_us else None, END_EVENTS[each.state] if each.state else None):
             if event is None:
                 continue

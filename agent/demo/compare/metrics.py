@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from agent.demo.compare.attempts import TOLERANCE_US, Matched, Told
+from agent.demo.compare.attempts import TOLERANCE_US, Matched, Seen, Told
 from agent.demo.compare.logs import END_EVENTS
 from agent.demo.compare.rows import Row, Verdict
 from agent.demo.sink import Sink, attributes, points
@@ -13,7 +13,7 @@ from agent.stem.catalogue import TaskState
 
 TASK, FINAL, SCHEDULE = ("task", "queue"), ("task", "queue", "outcome"), ("schedule",)
 FINAL_STATES = {TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED}
-STARTED, PUBLISHED = "stem.tasks.started", "stem.tasks.published"
+STARTED, PUBLISHED, EXPIRED = "stem.tasks.started", "stem.tasks.published", "stem.tasks.expired"
 END_COUNTERS = {state: event.replace(".task.", ".tasks.") for state, event in END_EVENTS.items()}
 SUCCESS, FAILURE = "stem.scheduler.dispatch.success", "stem.scheduler.dispatch.failed"
 SUM_TOLERANCE_SECONDS = 1e-6
@@ -30,10 +30,12 @@ def compare_metrics(truth: Truth, sink: Sink, matched: Matched) -> tuple[list[Ro
     """Return the rows, and how many attempts lack nothing but their counts."""
     told = matched.told
     counts, schedules = _counts(truth, told), _dispatches(truth)
+    if truth.silent:
+        _unattempted(truth, matched.unattempted, counts)
     rows = [_counter(name, TASK, expected, sink) for name, expected in counts.items()]
     rows += [_counter(name, SCHEDULE, expected, sink) for name, expected in schedules.items()]
     repaired = any(each.seen and each.seen.tolerance_us > TOLERANCE_US for each in told)
-    tolerance = REPAIR_TOLERANCE_SECONDS if repaired else SUM_TOLERANCE_SECONDS
+    tolerance = REPAIR_TOLERANCE_SECONDS if repaired or truth.silent else SUM_TOLERANCE_SECONDS
     rows += [_histogram(name, keys, values, sink, tolerance) for name, keys, values in _values(truth, matched)]
     dead = Counter((task.name, task.queue) for task in map(truth.tasks.__getitem__, truth.dead_letters))
     rows.append(_counter("stem.tasks.dead_lettered", TASK, dead, sink))
@@ -48,14 +50,23 @@ def compare_metrics(truth: Truth, sink: Sink, matched: Matched) -> tuple[list[Ro
 def _counts(truth: Truth, told: Sequence[Told]) -> dict[str, Counter[Series]]:
     counts: dict[str, Counter[Series]] = {name: Counter() for name in (PUBLISHED, STARTED, *END_COUNTERS.values())}
     for task in truth.tasks.values():
-        if task.via is Via.STEM:
+        if task.via is Via.STEM or truth.silent:
             counts[PUBLISHED][task.name, task.queue] += 1
     for each in told:
-        if each.started_us:
+        if each.started:
             counts[STARTED][each.series] += 1
         if each.state:
             counts[END_COUNTERS[each.state]][each.series] += 1
     return counts
+
+
+def _unattempted(truth: Truth, spans: Sequence[Seen], counts: dict[str, Counter[Series]]) -> None:
+    """Count what ended without an attempt, where records are read: an expiry, or a failure for want of a handler."""
+    expired = counts.setdefault(EXPIRED, Counter())
+    for seen in spans if truth.silent else ():
+        task = truth.tasks[seen.key[0]]
+        failed = seen.found["stem.task.state"] == TaskState.FAILED
+        (counts[END_COUNTERS[TaskState.FAILED]] if failed else expired)[task.name, task.queue] += 1
 
 
 def _dispatches(truth: Truth) -> dict[str, Counter[Series]]:
@@ -71,20 +82,20 @@ def _values(truth: Truth, matched: Matched) -> list[tuple[str, tuple[str, ...], 
     latencies: Values = {}
     delays: Values = {}
     totals: Values = {}
-    for seen in matched.expired:
+    for seen in matched.unattempted:
         task = truth.tasks[seen.key[0]]
         total_s = max(0, seen.end_us - task.enqueued_us) / 1e6
-        totals.setdefault((task.name, task.queue, "cancelled"), []).append(total_s)
+        totals.setdefault((task.name, task.queue, seen.found["stem.task.state"]), []).append(total_s)
     for each in matched.told:
         attempt, state = each.attempt, each.state
-        if each.seen is None and attempt.cut:
+        if each.seen is None and (attempt.cut or each.read):
             continue
         if started_us := each.started_us:
             ready_us = attempt.ready_us if each.wait_us is None else each.wait_us
             latencies.setdefault(each.series, []).append(max(started_us - ready_us, 0) / 1e6)
-            if state not in {None, LOST}:
+            if state not in {None, LOST} and not each.endless:
                 durations.setdefault(each.series, []).append((each.end_us - started_us) / 1e6)
-        if state == TaskState.RETRIED and attempt.next_retry_us:
+        if state == TaskState.RETRIED and attempt.next_retry_us and not each.endless:
             delays.setdefault(each.series, []).append((attempt.next_retry_us - each.end_us) / 1e6)
         if state in FINAL_STATES:
             total_s = max(each.end_us - each.task.enqueued_us, 0) / 1e6

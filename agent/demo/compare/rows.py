@@ -40,6 +40,11 @@ class Row:
         return self.expected == self.received and not self.incomplete and not self.wrong
 
     @property
+    def accounted(self) -> bool:
+        """Whether everything arrived and nothing is wrong, though some may say that it does not know everything."""
+        return self.expected == self.received and not self.wrong
+
+    @property
     def true(self) -> bool:
         """Whether nothing is wrong or invented, though something may be missing."""
         return self.received <= self.expected and not self.wrong

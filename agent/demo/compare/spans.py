@@ -49,7 +49,7 @@ def _waits(sink: Sink, told: Sequence[Told], *, blind: bool, skewed: bool) -> Ro
     dues = {each.seen.span.span_id: each.attempt.next_retry_us for each in told if each.seen} if skewed else {}
     expected, notes = 0, []
     for each in told:
-        if not each.started_us or (each.seen is None and each.attempt.cut):
+        if not each.started_us or (each.seen is None and (each.attempt.cut or not each.counts)):
             continue
         expected += 1
         near = [seen for seen in left.get(each.key, []) if seen.near(seen.end_us, each.started_us)]
@@ -77,7 +77,9 @@ def _wrong_wait(told: Told, seen: Seen, linked: set[int], *, blind: bool, skewed
     ready = {min(ready_us, told.started_us) for ready_us in dues}
     # A first due time that another clock told may lie behind the start, which is then all there is to say.
     clamped = skewed and seen.start_us == seen.end_us and "stem.clock.adjusted" in seen.found
-    if not clamped and not any(seen.near(seen.start_us, ready_us) for ready_us in ready):
+    # What was sent back was due before it was delivered again, and the truth has only the first and the last of that.
+    between = told.read and min(ready) <= seen.start_us <= max(ready)
+    if not clamped and not between and not any(seen.near(seen.start_us, ready_us) for ready_us in ready):
         yield f"start off by {(seen.start_us - max(ready)) / 1000:.3f} ms"
     if seen.span.trace_id.hex() != told.task.trace_id:
         yield f"not in trace {told.task.trace_id}"
@@ -91,10 +93,10 @@ def _roots(truth: Truth, sink: Sink, matched: Matched) -> Iterator[Row]:
     expected = {
         each.task.task_id: each.task
         for each in told
-        if not each.task.traced and each.attempt.number == 0 and (each.seen or not each.attempt.cut)
+        if not each.task.traced and each.attempt.number == 0 and (each.seen or not (each.attempt.cut or each.read))
     }
     attempted = {each.task.task_id: each.task for each in told if not each.task.traced}
-    attempted |= {seen.key[0]: truth.tasks[seen.key[0]] for seen in matched.expired}
+    attempted |= {seen.key[0]: truth.tasks[seen.key[0]] for seen in matched.unattempted}
     for role in ("send", "schedule"):
         spans, notes, known = _seen(sink, role), [], set()
         wanted = {task_id for task_id, task in expected.items() if task.root_span_name.startswith(f"{role} ")}
@@ -126,7 +128,7 @@ def _right_root(task: TaskTruth, seen: Seen, *, blind: bool) -> bool:
 
 def _workflows(truth: Truth, sink: Sink) -> Row:
     """Compare `workflow` spans: one for every run that was completed, with its suspensions and resumptions."""
-    runs = {run.run_id: run for run in truth.runs.values() if run.state == "completed"}
+    runs = {run.run_id: run for run in truth.runs.values() if run.state == "completed" and not truth.silent}
     spans, expected, incomplete, notes = _seen(sink, "workflow"), len(runs), 0, []
     for seen in spans:
         run = runs.pop(seen.found.get("stem.workflow.run_id", ""), None)

@@ -19,6 +19,7 @@ async def live(options: argparse.Namespace) -> None:
         workers=options.workers,
         seed=options.seed,
         faults=parse_faults(options.faults),
+        silent=options.no_signals,
     )
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -36,6 +37,7 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=3)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--faults", default="", help="such as loss=1%%,dup=1%%,shuffle=80ms,kill-worker")
+    parser.add_argument("--no-signals", action="store_true", help="workers without a bridge")
     parser.add_argument("--truth", type=Path, required=True, help="file to write")
     asyncio.run(live(parser.parse_args()))
 

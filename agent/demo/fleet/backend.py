@@ -1,6 +1,7 @@
 """Stem's `RedisResultBackend` and `RedisRevokeStore`: result records, groups, heartbeats, revocations."""
 
 import json
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any
 
@@ -25,9 +26,13 @@ def task_error(kind: str, message: str, *, retryable: bool = False, stack: str |
 
 
 class Backend:
-    """Writes what Stem writes: the last writer wins, and every write renews the time to live."""
+    """Writes what Stem writes: the last writer wins, and every write renews the time to live.
 
-    def __init__(self, client: Any, keys: Keys, clock: Clock) -> None:
+    `wrote` is told of each record, by its task.
+    """
+
+    def __init__(self, client: Any, keys: Keys, clock: Clock, wrote: Callable[[str], None] = lambda _: None) -> None:
+        self._wrote = wrote
         self._redis = client  # redis-py's types know neither text answers nor plain dicts
         self._keys = keys
         self._clock = clock
@@ -54,6 +59,7 @@ class Backend:
         }
         created = json.loads(known)["createdAt"] if known else now
         await self._redis.set(key, to_json({**status, "createdAt": created, "updatedAt": now}), px=RESULT_TTL)
+        self._wrote(envelope["id"])
         return status
 
     async def heartbeat(self, worker_id: str, beat: str) -> None:

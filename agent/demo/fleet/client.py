@@ -29,7 +29,7 @@ class Client:
         self.skew_s = skew * fleet.faults.skew_s
         self.clock = skewed(self.skew_s)
         self.broker = Broker(fleet.redis, fleet.keys, self.clock)
-        self.backend = Backend(fleet.redis, fleet.keys, self.clock)
+        self.backend = Backend(fleet.redis, fleet.keys, self.clock, fleet.wrote)
         self.emitter = fleet.emitter(emitter, worker_id, self.clock)
         self._fleet = fleet
 

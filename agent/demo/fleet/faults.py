@@ -49,6 +49,11 @@ class Faults(msgspec.Struct, frozen=True):
         """Whether anything goes wrong at all."""
         return self != Faults()
 
+    @property
+    def of_signals(self) -> bool:
+        """Whether anything goes wrong with signals, or with whoever listens to them."""
+        return bool(self.loss or self.dup or self.shuffle_s or self.cut_every_s)
+
 
 def parse_faults(text: str) -> Faults:
     """Read `loss=1%,dup=1%,shuffle=80ms,kill-worker`; raises `ValueError` that says what was expected."""
@@ -102,12 +107,14 @@ def skewed(seconds: float) -> Clock:
 class FaultyEmitter(AsyncSignalEmitter):
     """An emitter whose signals meet `faults` after they were numbered, as on a real network.
 
-    `heard` are the attempts (task id, number) of which at least one signal reached Redis.
+    One that is `silent` sends none: its worker has no bridge. `heard` are the attempts (task id, number) of which at
+    least one signal reached Redis.
     """
 
     def __init__(self, client: "redis.asyncio.Redis", composer: Composer) -> None:
         super().__init__(client, composer)
         self.faults = Faults()
+        self.silent = False
         self.chance = random.Random()
         self.heard: set[tuple[str, int]] = set()
         self._subject: tuple[str, int] | None = None
@@ -138,6 +145,8 @@ class FaultyEmitter(AsyncSignalEmitter):
         return self._send(payload, self._subject)
 
     async def _send(self, payload: bytes | None, subject: tuple[str, int] | None) -> None:
+        if self.silent:
+            return
         number = len(self._arrived)
         self._arrived.append(0)
         if self.chance.random() < self.faults.loss:

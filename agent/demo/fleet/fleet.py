@@ -2,11 +2,13 @@
 
 import asyncio
 import random
+import time
 from collections.abc import Coroutine
 from datetime import timedelta
 from typing import Any
 
 import redis.asyncio
+from msgspec.structs import replace
 
 from agent.core.tasks import cancel
 from agent.demo.fleet.beat import Beat
@@ -16,7 +18,7 @@ from agent.demo.fleet.faults import Clock, Faults, FaultyEmitter
 from agent.demo.fleet.kinds import CATALOGUE, CHAIN, CHOICES, FORGED, GALLERY, KIND, ORDER, QUEUES, WEIGHTS, Kind
 from agent.demo.fleet.worker import Worker
 from agent.demo.fleet.workflows import WorkflowRuntime
-from agent.demo.truth import Truth
+from agent.demo.truth import FOR_EVER_US, AttemptTruth, Truth
 from agent.emit import iso
 from agent.stem.keys import Keys
 
@@ -37,14 +39,22 @@ class Fleet:
     """
 
     def __init__(
-        self, url: str, *, namespace: str, rate: float, workers: int, seed: int, faults: Faults | None = None
+        self,
+        url: str,
+        *,
+        namespace: str,
+        rate: float,
+        workers: int,
+        seed: int,
+        faults: Faults | None = None,
+        silent: bool = False,
     ) -> None:
         self.url = url
         self.namespace = namespace
         self.rate = rate
         self.faults = faults or Faults()
         self.stop = asyncio.Event()
-        self.truth = Truth()
+        self.truth = Truth(silent=silent)
         self.chance = random.Random(seed)
         self.keys = Keys()
         self.redis: Any = redis.asyncio.Redis.from_url(
@@ -57,6 +67,7 @@ class Fleet:
         self.extended: set[tuple[str, int]] = set()
         self._emitters: list[FaultyEmitter] = []
         self._unfinished: set[str] = set()
+        self._writes: dict[str, list[int]] = {}
         self._awaited: dict[str, asyncio.Future[bool]] = {}
         self._idle = asyncio.Event()
         self._broken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -70,9 +81,21 @@ class Fleet:
         emitter = FaultyEmitter.connect(
             self.url, namespace=self.namespace, emitter=name, worker_id=worker_id, clock=clock
         )
-        emitter.faults, emitter.chance = self.faults, self.chance
+        emitter.faults, emitter.chance, emitter.silent = self.faults, self.chance, self.truth.silent
         self._emitters.append(emitter)
         return emitter
+
+    def wrote(self, task_id: str) -> None:
+        """Note that a task's record was written."""
+        self._writes.setdefault(task_id, []).append(time.monotonic_ns() // 1000)
+
+    def _stood_us(self, attempt: AttemptTruth) -> int:
+        """Return how long the record of an attempt's end stood; `stood_us` has when it was written."""
+        writes = self._writes.get(attempt.task_id, [])
+        after = next((written for written in writes if written > attempt.stood_us), None)
+        if not attempt.stood_us:
+            return 0
+        return FOR_EVER_US if after is None else after - attempt.stood_us
 
     def expect(self, subject: str) -> None:
         """Note that a task is about to be published, or a workflow run about to begin."""
@@ -147,6 +170,8 @@ class Fleet:
         await beat.emitter.close()
         for emitter in self._emitters:
             self.truth.signals.add(emitter.did())
+        attempts = self.truth.attempts
+        self.truth.attempts = [replace(attempt, stood_us=self._stood_us(attempt)) for attempt in attempts]
         await self.redis.aclose()
 
     async def _kill_now_and_then(self) -> None:

@@ -4,6 +4,7 @@ The order of each ending is that of `worker.dart`: acknowledge, store, signal, f
 """
 
 import asyncio
+import time
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -47,7 +48,8 @@ UNTRACED_SHARE = 0.35
 class Run:
     """An attempt under way: what a kill would cut off.
 
-    `leaving`: it is being acknowledged, for good. `running_at` and `stored` are what its result record was to say.
+    `leaving`: it is being acknowledged, for good. `running_at` and `stored` are what its result record was to say;
+    `written_us` (of the machine's clock) when it said that.
     `active`: its handler has the word, or waits for an isolate.
     """
 
@@ -61,6 +63,7 @@ class Run:
     running_at: datetime | None = None
     stored: str = ""
     stored_at: datetime | None = None
+    written_us: int = 0
 
 
 class Worker:
@@ -339,7 +342,10 @@ class Worker:
     ) -> Status:
         """Store an attempt's end; a kill on the way leaves nobody who knows whether the record says it."""
         run.stored, run.stored_at = run.state, self.clock()
-        return await self.backend.write(run.delivery.envelope, TaskState(run.state), meta, payload=payload, error=error)
+        envelope, state = run.delivery.envelope, TaskState(run.state)
+        status = await self.backend.write(envelope, state, meta, payload=payload, error=error)
+        run.written_us = time.monotonic_ns() // 1000
+        return status
 
     # --- truth -----------------------------------------------------------------------------------------------------
 
@@ -375,6 +381,7 @@ class Worker:
                 running_us=epoch_us(run.running_at),
                 stored=run.stored,
                 stored_us=epoch_us(run.stored_at),
+                stood_us=run.written_us,
             )
         )
         if state == TaskState.FAILED:

@@ -59,6 +59,15 @@ class Pending:
         self.priority = max(self.priority, other.priority)
 
 
+def next_beat(now: float, interval: float) -> float:
+    """Return the next multiple of an interval (seconds).
+
+    What several senders collect goes out together: so it takes less time until everything that was told at once has
+    arrived, which is what notes for another agent wait for.
+    """
+    return (now // interval + 1) * interval
+
+
 class Batcher:
     """Collects items into requests of at most `max_items` and `max_bytes`; one item alone may exceed either."""
 

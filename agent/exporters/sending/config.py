@@ -11,7 +11,7 @@ from agent.settings.types import ByteSize, Duration, Flag
 class BatchConfig(Config):
     """When a batch is closed: whichever limit is reached first."""
 
-    flush_timeout: Duration = Field(1.0, gt=0, description="age of the oldest item")
+    flush_timeout: Duration = Field(1.0, gt=0, description="age of the oldest item, at the most")
     max_items: int = Field(8192, gt=0, description="spans, log records or data points")
     max_bytes: ByteSize = Field(
         3 << 20,

@@ -10,7 +10,7 @@ from agent.core.ledger import Account
 from agent.core.pressure import Pressure, Priority
 from agent.core.status import Reports
 from agent.core.tasks import cancel
-from agent.exporters.sending.batcher import Intake, Pending
+from agent.exporters.sending.batcher import Intake, Pending, next_beat
 from agent.exporters.sending.config import QueueConfig, RetryConfig
 from agent.exporters.sending.delivery import Again, Delivery, Grace
 from agent.exporters.sending.disk_queue import DiskQueue
@@ -138,7 +138,7 @@ class Sender:
             self._close(full)
         if self._flush_timer is None and self._intake.count:
             loop = asyncio.get_running_loop()
-            self._flush_timer = loop.call_later(self._config.batch.flush_timeout, self._flush)
+            self._flush_timer = loop.call_at(next_beat(loop.time(), self._config.batch.flush_timeout), self._flush)
 
     def _flush(self) -> None:
         if self._flush_timer:
@@ -340,6 +340,7 @@ class Sender:
         """Give items up, and say so."""
         account = self._account
         account.dropped[reason] += items
+        account.ended()
         self._telemetry.emit(ItemsDropped(account.exporter, account.kind, reason, items, detail))
 
     def ready(self) -> None:
@@ -350,8 +351,9 @@ class Sender:
         account = self._account
         rejected = min(outcome.rejected, sealed.count)
         account.delivered += sealed.count - rejected
+        account.rejected["partial_success"] += rejected
+        account.ended()
         if rejected:
-            account.rejected["partial_success"] += rejected
             self._telemetry.emit(ItemsRejected(account.exporter, account.kind, rejected, outcome.message))
         elif outcome.message:
             self._telemetry.emit(DestinationWarned(account.exporter, account.kind, outcome.message))

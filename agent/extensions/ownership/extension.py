@@ -11,6 +11,7 @@ from agent.core.ownership import Ownership
 from agent.core.status import Reports
 from agent.core.tasks import cancel
 from agent.extensions.ownership import events
+from agent.extensions.ownership.announcer import Announcer
 from agent.extensions.ownership.config import OwnershipConfig
 from agent.extensions.ownership.leader import Leader
 from agent.extensions.ownership.news import News
@@ -26,8 +27,8 @@ _MOST_ROUNDS = 150
 """In a lease, and no more than twenty a second: whatever wakes the keeper does not do so more often."""
 NEWS_PREFIX = "stem-agent:news:"
 RIGHTS = (
-    "~stem-agent:* &stem-agent:* +get +set +del +pttl +pexpire +hset +hgetall +zadd +zrem +zremrangebyscore +zrange"
-    " +time +evalsha +script|load +publish +subscribe"
+    "~stem-agent:* &stem-agent:* +get +set +del +pttl +pexpire +hset +hdel +hgetall +zadd +zrem +zremrangebyscore"
+    " +zrange +time +evalsha +script|load +publish +subscribe"
 )
 """What a Redis user needs for it, as `ACL SETUSER` takes it; the README says so, too."""
 
@@ -56,6 +57,7 @@ class OwnershipExtension:
         self._wanted = asyncio.Event()
         self._client: Redis | None = None
         self._leader: Leader | None = None
+        self._announcer: Announcer | None = None
         self._news: News | None = None
         self._registrars: list[Registrar] = []
         self._leads = False
@@ -87,6 +89,7 @@ class OwnershipExtension:
             unheard=self._unheard,
         )
         self._ownership.notebook = RedisNotebook(client, config.namespace)
+        self._announcer = Announcer(client)
         await self._look(self._leader)
         self._registrars = [Registrar(client, party, self._clock, lease=lease) for party in self._ownership.parties]
         self._ownership.wake = self._wanted.set
@@ -164,6 +167,8 @@ class OwnershipExtension:
         for registrar in self._registrars:
             await registrar.round()
         await self._tell_news()
+        if self._announcer:
+            await self._announcer.round(self._ownership.heard(), sent_ns)
         self._status.ok("leads" if self._leads else f"agent {leader.leader} leads" if leader.leader else "")
 
     async def _tell_news(self) -> None:

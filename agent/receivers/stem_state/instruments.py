@@ -21,9 +21,6 @@ QUEUE_ENQUEUED = Instrument("stem.queue.enqueued", COUNTER, "{message}", _QUEUE,
 QUEUE_DELIVERED = Instrument("stem.queue.delivered", COUNTER, "{message}", _QUEUE, "Messages handed to a consumer")
 DLQ_DEPTH = _messages("dlq.depth", "Dead letters")
 DLQ_OLDEST_AGE = Instrument("stem.dlq.oldest_age", GAUGE, "s", _QUEUE, "Age of the oldest dead letter")
-DEAD_LETTERED = Instrument(
-    "stem.tasks.dead_lettered", COUNTER, "{task}", ("task", "queue", "namespace", "reason"), "Tasks given up"
-)
 SCHEDULE_OVERDUE = Instrument(
     "stem.schedule.overdue", GAUGE, "s", ("schedule", "namespace"), "For how long an entry should have been dispatched"
 )

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from datetime import tzinfo
 from typing import Any
 
-from agent.receivers.stem_state import instruments as of
+from agent.instruments import DEAD_LETTERED
 from agent.receivers.stem_state.notes import LetterNotes
 from agent.receivers.stem_state.survey import Moment, Survey
 from agent.stem.keys import Keys
@@ -55,7 +55,7 @@ class LetterSurvey(Survey):
         for (queue, watch), letters in zip(self._watches.items(), answers, strict=True):
             if self.answered(letters, f"dead letters of queue {queue}"):
                 for letter in letters:
-                    self.add(of.DEAD_LETTERED, self._series(letter, queue), moment)
+                    self.add(DEAD_LETTERED, self._series(letter, queue), moment)
                 uncounted += [queue] if watch.overrun else []
         if uncounted:
             self.troubles.append(f"more dead letters than can be counted in one turn: queue {', '.join(uncounted)}")

@@ -11,7 +11,7 @@ from asyncio_throttle.throttler import Throttler
 
 from agent.core.clock import NANOSECONDS, Clock
 from agent.core.kept import KeptStateError
-from agent.core.ownership import SCHEDULES, WORKERS, Ownership
+from agent.core.ownership import LETTERS, SCHEDULES, WORKERS, Ownership
 from agent.core.pressure import Priority
 from agent.core.status import Reports
 from agent.core.tasks import cancel
@@ -84,7 +84,7 @@ class StemStateReceiver:
         self._search: Search
         self._tasks: list[asyncio.Task[None]] = []
         self._changed = asyncio.Event()
-        self._duties = [WORKERS, *([SCHEDULES] if config.schedules.url else [])]
+        self._duties = [WORKERS, LETTERS, *([SCHEDULES] if config.schedules.url else [])]
         for duty in self._duties:
             ownership.stand(duty)
         ownership.on_change(self._changed.set)
@@ -225,7 +225,7 @@ class StemStateReceiver:
         self._metrics.tell(told)  # at once: whether anything was lost may take long to find out
         lost = await self._lost()
         if lost and self._ownership.leads(self._clock()):
-            self._signals.consume_facts(lost, self._zone)
+            self._signals.consume_tailed(self._id, lost, self._zone)
 
     async def _take_up(self) -> None:
         """Go on from what the leader before left; say so if there is something that cannot be used."""

@@ -21,7 +21,12 @@ class RecordsConfig(Config):
     young: Duration = Field(
         0.05, gt=0, description="how often the record of a task is read that changed a moment ago; a tenth of its age"
     )
-    old: Duration = Field(5.0, gt=0, description="how often, at the least, the record of any task under way is read")
+    old: Duration = Field(
+        5.0,
+        gt=0,
+        description="how often, at the least, the record of a task under way is read; where a task has not changed for "
+        "five minutes and more, a sixtieth of that",
+    )
     max_reads_per_second: int = Field(5000, gt=0, description="records read a second, at the most")
     batch: int = Field(250, gt=0, le=1000, description="records read at once")
     notifications: Literal["auto", "off"] = Field(
@@ -61,7 +66,8 @@ class StemTailConfig(BrokerConfig):
     storage: str | None = Field(
         None,
         min_length=1,
-        description="id of the extension that keeps how far was read until the next start; absent: nobody does",
+        description="id of the extension that keeps how far was read until the next start; with `ownership` Redis does; "
+        "absent: nobody does",
     )
     results: RecordsConfig = Field(default_factory=RecordsConfig, description="Stem's result backend")
 

@@ -70,12 +70,13 @@ class RecordAmbiguous(Event):
 class TasksDropped(Event):
     """Tasks are followed no longer, before their record told of their end.
 
-    `reason` is `max_tasks`, `task_ttl`, `lost_leadership` or `shutdown`.
+    `reason` is `max_tasks`, `task_ttl` or `shutdown`.
     """
 
     receiver: str
     reason: str
     count: int
+    example: str
 
     phrase: ClassVar[str] = "tasks are followed no longer; their records did not tell of an end"
     level: ClassVar[int] = logging.ERROR
@@ -116,3 +117,46 @@ class NotificationsOff(Event):
 
     phrase: ClassVar[str] = "keyspace notifications are off, so result records are polled; `command` switches them on"
     level: ClassVar[int] = logging.INFO
+
+
+@dataclass(frozen=True, slots=True)
+class NotesRefused(Event):
+    """What the leader before left cannot be used: `reason` is `foreign`, `version` or `broken`."""
+
+    receiver: str
+    reason: str
+    detail: str
+
+    phrase: ClassVar[str] = "refused the notes of the leader before; following the fleet from now on"
+    level: ClassVar[int] = logging.ERROR
+    counter: ClassVar[str | None] = "stem_agent.state.refused"
+    labels: ClassVar[tuple[str, ...]] = ("receiver", "reason")
+
+
+@dataclass(frozen=True, slots=True)
+class TailBegins(Event):
+    """This agent follows the fleet: `since` now, or from where a leader, or a process, before this one `left` it."""
+
+    receiver: str
+    since: str
+    tasks: int
+
+    phrase: ClassVar[str] = "following the fleet"
+    level: ClassVar[int] = logging.INFO
+
+
+@dataclass(frozen=True, slots=True)
+class RecordsHidden(Event):
+    """Tasks were done, and their records say `queued`: a publisher wrote that late, over what the worker wrote."""
+
+    receiver: str
+    count: int
+
+    phrase: ClassVar[str] = "records say queued of tasks that were done; how they ended cannot be told"
+    counter: ClassVar[str | None] = "stem_agent.tail.hidden"
+    labels: ClassVar[tuple[str, ...]] = ("receiver",)
+
+    @property
+    def amount(self) -> int:
+        """How many tasks."""
+        return self.count

@@ -32,7 +32,7 @@ class Positions:
                 self.left_out.add(queue)
                 continue
             self.queues[queue] = None
-            for stream in self._keys.streams(queue):
+            for stream in (*self._keys.streams(queue), self._keys.events(queue)):
                 self._queue_of.setdefault(stream, queue)
                 self.at.setdefault(stream, f"{self.begin_ms}-0")
 

@@ -2,33 +2,32 @@
 
 import asyncio
 import contextlib
+from functools import partial
 from zoneinfo import ZoneInfo
-
-from asyncio_throttle.throttler import Throttler
 
 from agent.core.clock import NANOSECONDS, Clock
 from agent.core.ownership import TASKS, Ownership
-from agent.core.states import StateStore
 from agent.core.status import Reports
 from agent.core.tasks import cancel
-from agent.receivers.stem_tail import events, state
+from agent.receivers.stem_tail import events
 from agent.receivers.stem_tail.config import StemTailConfig
-from agent.receivers.stem_tail.fleet import FleetWatch
-from agent.receivers.stem_tail.flights import Flights, Pace, Told
+from agent.receivers.stem_tail.flights import Flights
 from agent.receivers.stem_tail.listener import SETTING, Listener, read_notifications, tells_of_writes
-from agent.receivers.stem_tail.positions import Positions
+from agent.receivers.stem_tail.memory import Memory
+from agent.receivers.stem_tail.records import RecordReader
+from agent.receivers.stem_tail.session import Session
 from agent.settings.redis_tls import RedisTls
 from agent.settings.types import RedisUrl
 from agent.stem.client.reader import RedisReader, no_answer
 from agent.stem.keys import Keys
-from agent.stem.questions.entries import Entries, Entry, read_entries
+from agent.stem.questions.deliveries import read_acknowledged
+from agent.stem.questions.entries import Entries, read_entries
 from agent.stem.questions.query import QueryRefusedError, read_clock
-from agent.stem.questions.records import read_records
 from agent.stem.status import TaskStatus
-from agent.stem.wire import Enqueued, Recorded, TailConsumer, Tailed
+from agent.stem.wire import SignalConsumer
 from agent.telemetry.events import FileUnusable, Telemetry
-from agent.telemetry.keeping import Keeping
 
+MOST_UNANSWERED = 500
 MOST_PASSES = 20
 """Of the streams in one turn: a backlog is read in bites, so that records are read in between."""
 _LAST_TURNS_SHARE = 0.3  # of the deadline of a stop: delivering what is held needs more
@@ -36,47 +35,22 @@ _MS_NS = 1_000_000
 _HOW = f"CONFIG SET {SETTING} K$"
 
 
-class Session:
-    """What is known from when this agent began to lead, or from where the process before it stopped."""
-
-    def __init__(self, config: StemTailConfig, begin_ms: int) -> None:
-        results = config.results
-        pace = Pace(
-            young_ns=int(results.young * NANOSECONDS),
-            old_ns=int(results.old * NANOSECONDS),
-            most=config.max_tasks,
-            ttl_ns=int(config.task_ttl * NANOSECONDS),
-            claim_ns=int(config.claim_interval * NANOSECONDS),
-        )
-        keys = Keys(config.store_namespace)
-        self.positions = Positions(keys, config.max_queues, begin_ms)
-        self.positions.follow(config.queues)
-        self.flights = Flights(pace, ZoneInfo(config.assume_timezone), begin_ms)
-        self.fleet = FleetWatch(config)
-
-    @classmethod
-    def of(cls, config: StemTailConfig, known: state.State, now_ns: int) -> "Session":
-        """Return one that goes on from a state."""
-        session = cls(config, known.begin_ms)
-        session.positions.follow(known.queues)
-        session.positions.at |= {stream: at for stream, at in known.at.items() if stream in session.positions.at}
-        session.flights.restore(known.flights, now_ns)
-        return session
-
-
 class StemTailReceiver:
-    """Follows one fleet. Raises `StartupError` if a TLS file cannot be used."""
+    """Follows one fleet. Raises `StartupError` if a TLS file cannot be used.
+
+    What is told is noted in `memory` for whoever follows.
+    """
 
     def __init__(
         self,
         identity: str,
         config: StemTailConfig,
-        tailed: TailConsumer,
+        tailed: SignalConsumer,
         telemetry: Telemetry,
         clock: Clock,
         reports: Reports,
         ownership: Ownership,
-        store: StateStore | None = None,
+        memory: Memory,
     ) -> None:
         self._id = identity
         self._config = config
@@ -86,15 +60,12 @@ class StemTailReceiver:
         self._clock = clock
         self._streams, self._records = reports.part("streams"), reports.part("records")
         self._ownership = ownership
-        self._keeping = Keeping(store, f"receivers/{identity}", identity, telemetry) if store else None
-        self._known: state.State | None = None
+        self._memory = memory
+        self._totals = partial(tailed.totals, identity)
         self._broker = self._reader(config.url, config.tls)
         self._results = self._reader(config.results.url, config.results.tls)
-        # One slot a batch, and as many batches in a period as make the rate exact.
-        self._batch = min(config.results.batch, config.results.max_reads_per_second)
-        batches = config.results.max_reads_per_second // self._batch
-        period = batches * self._batch / config.results.max_reads_per_second
-        self._throttle = Throttler(batches, period=period)
+        self._reading = RecordReader(config.results, self._results, clock, self._refused)
+        self._keys = Keys(config.store_namespace)
         self._session: Session | None = None
         self._look_ns = 0
         self._read_ns = 0
@@ -118,30 +89,46 @@ class StemTailReceiver:
         for reader in (self._broker, self._results):
             if error := await reader.greet(self._id):
                 self._failed("clock", error)
-        if self._keeping:
-            self._known = await self._keeping.take(state.restore)
-        self._tasks = [asyncio.create_task(self._follow(), name=f"{self._id}: follow")]
+        await self._memory.open()
+        self._tasks = [
+            asyncio.create_task(self._follow(), name=f"{self._id}: follow"),
+            asyncio.create_task(self._write(), name=f"{self._id}: notes"),
+        ]
 
     async def stop(self, timeout: float) -> None:  # noqa: ASYNC109 - see Component
         """Stop; the leader reads everything once more. What is under way then is kept, or counted as dropped."""
         tasks, self._tasks = self._tasks, []
         await cancel([*tasks, *([self._listening] if self._listening else [])])
         self._listening = None
-        if tasks and self._session and self._ownership.leads(self._clock()):
-            with contextlib.suppress(TimeoutError):
-                async with asyncio.timeout(timeout * _LAST_TURNS_SHARE):
-                    await self._last_turn(self._session)
         session, self._session = self._session, None
-        kept = state.snapshot(session.positions, session.flights) if session and self._keeping else None
-        if session and not (self._keeping and kept and await self._keeping.put(kept, timeout)):
-            self._dropped(session.flights, "shutdown")
+        if tasks and session:
+            await self._leave(session, timeout)
         self._ownership.withdraw(TASKS)
         for reader in (self._broker, self._results):
             await reader.close()
 
+    async def _leave(self, session: Session, seconds: float) -> None:
+        leads = self._ownership.leads(self._clock())
+        if leads:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds * _LAST_TURNS_SHARE):
+                    await self._last_turn(session)
+            self._hand_on(session, everything=True)
+            if not await self._kept(session, seconds) and (unended := session.flights.unended):
+                self._telemetry.emit(events.TasksDropped(self._id, "shutdown", len(unended), unended[0]))
+        self._tailed.give_up(self._id, told=leads)
+
+    async def _kept(self, session: Session, seconds: float) -> bool:
+        try:
+            return await self._memory.leave(session, self._totals, self._clock(), seconds)
+        except Exception as error:  # noqa: BLE001 - whoever follows goes on from the notes before
+            self._failed("notes", error)
+            return False
+
     async def _last_turn(self, session: Session) -> None:
         try:
             session.flights.at_once(self._clock())
+            self._look_ns = 0
             await self._turn(session)
             await self._turn(session)  # what was found in the first
         except Exception as error:  # noqa: BLE001 - there is no later
@@ -152,6 +139,9 @@ class StemTailReceiver:
 
     def _file_failed(self, reason: str) -> None:
         self._telemetry.emit(FileUnusable(self._id, reason))
+
+    def _refused(self, reason: str) -> None:
+        self._telemetry.emit(events.RecordUnreadable(self._id, reason))
 
     # --- following ---------------------------------------------------------------------------------------------------
 
@@ -166,7 +156,7 @@ class StemTailReceiver:
                     self._failed("streams and records", error)
                     await asyncio.sleep(self._config.interval)
             elif self._session:
-                await self._rest(self._session)
+                await self._rest()
             await self._pause()
 
     async def _pause(self) -> None:
@@ -181,14 +171,16 @@ class StemTailReceiver:
                 await self._wake.wait()
 
     async def _begin(self) -> Session:
-        """Begin where the process before stopped, or now."""
+        """Begin where the leader, or the process, before stopped; else now."""
         begin_ms = await self._redis_ms()
-        known = self._known
-        session = Session.of(self._config, known, self._clock()) if known else Session(self._config, begin_ms)
-        self._look_ns = 0
+        notes = await self._memory.recall()
+        session = Session(self._config, begin_ms, notes, self._clock())
+        self._tailed.take_up(self._id, notes.totals if notes else {})
+        self._telemetry.emit(events.TailBegins(self._id, "left" if notes else "now", len(session.flights)))
+        for _ in range(2):  # first which queues there are, then how many dead letters they have before anything is told
+            await self._look(session)
         if self._config.results.notifications == "auto":
             await self._listen(session)
-        self._known = None
         return session
 
     async def _listen(self, session: Session) -> None:
@@ -213,47 +205,81 @@ class StemTailReceiver:
         session.flights.changed(task_id, self._clock())
         self._wake.set()
 
-    async def _rest(self, session: Session) -> None:
-        """Forget everything: another agent leads, and begins from when it did."""
+    async def _rest(self) -> None:
+        """Forget everything: another agent leads, and goes on from what was noted."""
         self._session = None
         if self._listening:
             await cancel([self._listening])
             self._listening = None
-        self._dropped(session.flights, "lost_leadership")
+        self._tailed.give_up(self._id, told=False)
+        self._streams.ok()
+        self._records.ok()
 
     async def _turn(self, session: Session) -> None:
         """Read the records that are due, and then the streams: what a record answers was on its stream before."""
         if self._clock() >= self._look_ns:
             await self._look(session)
-        records = await self._due_records(session.flights)
-        facts: list[Tailed] = []
+        records = await self._reading.due(session.flights)
+        self._records.ok()
         try:
             for _ in range(MOST_PASSES):
-                if not await self._read_streams(session, facts):
+                if not await self._read_streams(session):
                     break
         except BaseException:
             session.flights.again((record.id for record in records), self._clock())
-            self._hand_on(facts)  # what was read is not read again
             raise
-        told = (session.flights.told(record, self._clock()) for record in records)
-        facts += [self._recorded(session, each) for each in told if each]
+        for record in records:
+            self._take(session, record)
         self._tell_counts(session.flights)
-        self._hand_on(facts)
+        self._hand_on(session)
         self._read_ns = self._clock()
+        await self._note(session)
 
-    def _hand_on(self, facts: list[Tailed]) -> None:
-        if facts and self._ownership.leads(self._clock()):
-            self._tailed.consume_tailed(facts, self._zone)
+    def _take(self, session: Session, record: TaskStatus) -> None:
+        if session.recorded(record, self._clock()):  # who speaks for that worker is to be known soon
+            self._look_ns = min(self._look_ns, self._clock() + NANOSECONDS)
+
+    def _hand_on(self, session: Session, *, everything: bool = False) -> None:
+        if self._ownership.leads(self._clock()):
+            facts = list(session.ready(self._clock(), everything=everything))
+            if facts:
+                self._tailed.consume_tailed(self._id, facts, self._zone)
+
+    async def _note(self, session: Session) -> None:
+        if not self._ownership.leads(self._clock()):
+            return
+        self._memory.close(session, self._totals, self._clock())
+        try:
+            await self._memory.write()
+        except Exception as error:  # noqa: BLE001 - the fleet is to be told of all the same
+            self._failed("notes", error)
+
+    async def _write(self) -> None:
+        """Write notes as soon as what they speak of has arrived."""
+        while True:
+            await self._memory.delivered.wait()
+            self._memory.delivered.clear()
+            if self._session and self._ownership.leads(self._clock()):
+                try:
+                    await self._memory.write()
+                except Exception as error:  # noqa: BLE001 - the next turn writes them
+                    self._failed("notes", error)
 
     async def _look(self, session: Session) -> None:
-        """Look for queues, workers, dead letters and the claims of other agents."""
+        """Look for queues, workers, dead letters, and whom other agents hear."""
         self._look_ns = self._clock() + int(self._config.discovery_interval * NANOSECONDS)
         await self._redis_ms()
         fleet, positions = session.fleet, session.positions
         fleet.take_workers(await self._results.ask(*fleet.ask_workers()))
-        answers = await self._broker.ask(*fleet.ask_broker(positions.queues, claims=self._ownership.configured))
-        for task_id in fleet.take_broker(answers):
-            session.flights.dead(task_id)
+        places = session.flights.unanswered(self._clock(), MOST_UNANSWERED)
+        *answers, done = await self._broker.ask(
+            *fleet.ask_broker(positions.queues, claims=self._ownership.configured),
+            read_acknowledged(self._keys, places),
+        )
+        for queue, letter in fleet.take_broker(answers):
+            session.dead(queue, letter, self._clock())
+        if fleet.answered(done, "what was acknowledged") and not isinstance(done, QueryRefusedError):
+            session.acknowledged(done, self._clock())
         if not self._config.queues:
             positions.follow(sorted(fleet.queues))
         troubles = list(fleet.troubles)
@@ -271,53 +297,18 @@ class StemTailReceiver:
         self._offset_ms = 0 if isinstance(time, QueryRefusedError) else time - ours
         return ours + self._offset_ms
 
-    async def _due_records(self, flights: Flights) -> list[TaskStatus]:
-        found: list[TaskStatus] = []
-        while ids := flights.due(self._clock(), self._batch):
-            try:
-                async with self._throttle:
-                    records = await self._results.answer(read_records(Keys(self._config.results.namespace), ids))
-            except BaseException:
-                flights.again([*ids, *(record.id for record in found)], self._clock())
-                raise
-            flights.again((task_id for task_id in ids if task_id not in records), self._clock())
-            found += [record for task_id, told in records.items() if (record := self._readable(flights, task_id, told))]
-            if len(ids) < self._batch:
-                break
-        self._records.ok()
-        return found
-
-    def _readable(self, flights: Flights, task_id: str, record: TaskStatus | str) -> TaskStatus | None:
-        if isinstance(record, TaskStatus) and record.id == task_id:
-            return record
-        reason = record if isinstance(record, str) else "another task's"
-        self._telemetry.emit(events.RecordUnreadable(self._id, reason))
-        flights.again([task_id], self._clock())
-        return None
-
-    async def _read_streams(self, session: Session, facts: list[Tailed]) -> bool:
+    async def _read_streams(self, session: Session) -> bool:
         """Read a bite of each stream; return whether there is more."""
         positions = session.positions
         if not positions.at:
             return False
         entries = await self._broker.answer(read_entries(positions.at, self._config.max_entries))
-        facts += [fact for entry in entries.found if (fact := self._enqueued(session, entry))]
+        for entry in entries.found:
+            if not session.entered(entry, self._clock()):
+                self._telemetry.emit(events.EntryUndecodable(self._id, entry.stream, entry.entry))
         positions.passed(entries)
         self._note_lag(entries)
         return bool(entries.more)
-
-    def _enqueued(self, session: Session, entry: Entry) -> Enqueued | None:
-        if entry.envelope is None:
-            self._telemetry.emit(events.EntryUndecodable(self._id, entry.stream, entry.entry))
-            return None
-        published = session.flights.entered(entry.envelope, entry.ready_ms, self._clock())
-        queue = entry.envelope.queue or session.positions.queue_of(entry.stream)
-        return Enqueued(self._config.namespace, queue, entry.envelope, entry.ready_ms * _MS_NS, published)
-
-    def _recorded(self, session: Session, told: Told) -> Recorded:
-        worker = told.record.worker
-        namespace, claimed = session.fleet.namespace_of(worker), session.fleet.is_claimed(worker)
-        return Recorded(namespace, told.record, told.envelope, claimed)
 
     # --- telling how it is -------------------------------------------------------------------------------------------
 
@@ -344,18 +335,17 @@ class StemTailReceiver:
         return max(self._behind_s, late_ns / NANOSECONDS, silent_ns / NANOSECONDS)
 
     def _tell_counts(self, flights: Flights) -> None:
-        counts, flights.counts = flights.counts, type(flights.counts)()
+        counts = flights.counts.copy()
+        flights.counts.clear()
         for reason in ("max_tasks", "task_ttl"):
             if counts[reason]:
-                self._telemetry.emit(events.TasksDropped(self._id, reason, counts[reason]))
+                self._telemetry.emit(events.TasksDropped(self._id, reason, counts[reason], flights.dropped))
         if counts["ambiguous"]:
             self._telemetry.emit(events.RecordAmbiguous(self._id, counts["ambiguous"]))
+        if counts["hidden"]:
+            self._telemetry.emit(events.RecordsHidden(self._id, counts["hidden"]))
         if counts["overlooked"]:
             self._telemetry.emit(events.AttemptsOverlooked(self._id, counts["overlooked"]))
-
-    def _dropped(self, flights: Flights, reason: str) -> None:
-        if len(flights):
-            self._telemetry.emit(events.TasksDropped(self._id, reason, len(flights)))
 
     def _failed(self, subject: str, error: Exception) -> None:
         url = (self._results if subject == "notifications" else self._broker).url

@@ -12,7 +12,8 @@ from msgspec import Raw, Struct
 
 from agent.stem.envelope import Envelope, decode_envelope, envelope_of
 from agent.stem.keys import Keys
-from agent.stem.questions.query import Query, Reply, ServerError, milliseconds, pairs, shaped, text
+from agent.stem.questions.query import Query, Reply, ServerError, entry_id, milliseconds, pairs, shaped, text
+from agent.stem.questions.streams import read_groups
 
 
 class Pending(Struct, frozen=True):
@@ -82,3 +83,31 @@ def delayed_of(members: Sequence[Reply]) -> Iterator[Delayed]:
     for member, score in zip(members[::2], members[1::2], strict=False):
         if envelope := decode_envelope(Raw(member)):
             yield Delayed(envelope, milliseconds(score))
+
+
+class Place(Struct, frozen=True, array_like=True):
+    """Where an entry is."""
+
+    queue: str
+    stream: str
+    entry: str
+
+
+def read_acknowledged(keys: Keys, places: Sequence[Place]) -> Query[set[Place]]:
+    """Ask which of these entries a worker was given and has acknowledged; two round trips.
+
+    Raises `QueryRefusedError` if the server refuses.
+    """
+    streams = list(dict.fromkeys(place.stream for place in places))
+    replies = yield [("XINFO", "GROUPS", stream) for stream in streams]
+    given: dict[tuple[str, str], tuple[int, int]] = {}
+    for stream, reply in zip(streams, replies, strict=True):
+        given |= {(stream, group.name): entry_id(group.last_delivered) for group in read_groups(reply) or ()}
+    asked = [
+        place for place in places if entry_id(place.entry) <= given.get((place.stream, keys.group(place.queue)), (0, 0))
+    ]
+    replies = yield [
+        ("XPENDING", place.stream, keys.group(place.queue), place.entry, place.entry, 1) for place in asked
+    ]
+    found = zip(asked, replies, strict=True)
+    return {place for place, reply in found if not list(pending_of(place.stream, reply))}

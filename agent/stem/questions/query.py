@@ -113,5 +113,10 @@ def read_clock(after: int = 0) -> Query[int]:
     for _ in range(after):
         yield []
     (reply,) = yield [("TIME",)]
+    return clock_ms(reply)
+
+
+def clock_ms(reply: Reply) -> int:
+    """Return what `TIME` answers as Unix milliseconds; raises `QueryRefusedError` for anything else."""
     seconds, microseconds = entry_id(b"-".join(shaped(reply, list[bytes])))
     return seconds * 1000 + microseconds // 1000
