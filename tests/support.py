@@ -15,7 +15,7 @@ from agent.correlate.correlator import Correlator
 from agent.demo.sink import attributes, points
 from agent.emit import AttemptSignals, Composer, Emitter, iso
 from agent.stem.status import TaskStatus
-from agent.stem.wire import Fact, Signal, decode_signal
+from agent.stem.wire import Fact, Signal, Tailed, decode_signal
 
 UTC_ZONE = ZoneInfo("UTC")
 EPOCH = datetime(2026, 4, 23, 10, 0, 0, 123456, tzinfo=UTC)
@@ -136,6 +136,12 @@ class Heard:
 
     def fact(self, fact: Fact) -> "Heard":
         self.correlator.handle(fact, UTC_ZONE, self.now_ns)
+        return self
+
+    def read(self, *facts: Tailed) -> "Heard":
+        """Take what is read, and nobody else tells."""
+        for fact in facts:
+            self.correlator.read(fact, UTC_ZONE, self.now_ns)
         return self
 
     def answer(self, *records: TaskStatus) -> "Heard":

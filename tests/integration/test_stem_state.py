@@ -34,10 +34,12 @@ from agent.settings.document import Document
 from agent.settings.validate import validate
 from agent.stem.catalogue import TaskState
 from agent.stem.keys import Keys
-from agent.stem.wire import Fact, LostAttempt
+from agent.stem.wire import LostAttempt
 from agent.telemetry.events import Telemetry
 from tests.backends import Tls, write_tls
 from tests.conftest import until
+from tests.consumers import NextStep
+from tests.notebooks import MemoryNotebook
 from tests.servers import Server
 from tests.stores import Stores
 from tests.support import found
@@ -48,14 +50,14 @@ READ_ONLY = "+time +scan +xinfo|groups +xrange +xrevrange +zcard +zcount +zrange
 MORE_READ_ONLY = "+mget +pttl +strlen +xpending +exists +ping"
 
 
-class Told:
+class Told(NextStep):
     """What a receiver tells, as series by name and attribute values."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.series: dict[tuple[str, ...], float] = {}
         self.resource: Resource | None = None
         self.turns = 0
-        self.lost: list[LostAttempt] = []
 
     def consume(self, batch: Batch) -> None:
         self.resource, self.series = batch.resource, {}
@@ -66,11 +68,12 @@ class Told:
                 value = point.count if metric.WhichOneof("data") == "histogram" else point.as_int or point.as_double
                 self.series[name, *found(point).values()] = value
 
-    def consume_facts(self, facts: Any, _zone: Any) -> None:
-        fact: Fact
-        for fact in facts:
-            assert isinstance(fact, LostAttempt)
-            self.lost.append(fact)
+    @property
+    def lost(self) -> list[LostAttempt]:
+        assert not self.facts
+        lost = [fact for fact in self.tailed if isinstance(fact, LostAttempt)]
+        assert len(lost) == len(self.tailed)
+        return lost
 
 
 class Poller:
@@ -270,23 +273,7 @@ async def test_of_a_queue_and_a_schedule_that_come_later_everything_counts(
     assert series["stem.queue.enqueued", "default", "stem"] == 0, "what was there before is not told"
 
 
-class Notes:
-    """A notebook in memory that can be lost or broken."""
-
-    def __init__(self) -> None:
-        self.kept: dict[str, bytes] = {}
-        self.broken = False
-
-    async def read(self, name: str) -> bytes | None:
-        return self.kept.get(name)
-
-    async def write(self, name: str, notes: bytes) -> None:
-        if self.broken:
-            raise ConnectionRefusedError(111, "refused")
-        self.kept[name] = notes
-
-
-def owning(notebook: Notes) -> Ownership:
+def owning(notebook: MemoryNotebook) -> Ownership:
     ownership = Ownership()
     ownership.notebook = notebook
     return ownership
@@ -315,7 +302,7 @@ def totals(*series: dict[tuple[str, ...], float]) -> dict[str, float]:
 async def test_after_a_kill_the_next_leader_counts_what_happened_in_between_and_nothing_twice(
     fleet: Fleet, prefix: str, redis_url: str, poll: Poll
 ) -> None:
-    notebook = Notes()
+    notebook = MemoryNotebook()
     await happens(fleet, "early")  # before anybody looked: in nobody's totals
     first = await poll(ownership=owning(notebook), **places(redis_url, prefix))
     await first.turns(3)
@@ -336,7 +323,7 @@ async def test_notes_that_cannot_be_used_are_a_gap_that_is_told(
     fleet: Fleet, prefix: str, redis_url: str, poll: Poll, left: bytes
 ) -> None:
     await fill(fleet)
-    notebook = Notes()
+    notebook = MemoryNotebook()
     notebook.kept["stem_state"] = left
     poller = await poll(ownership=owning(notebook), **places(redis_url, prefix))
     assert totals(await poller.turns(2)) == dict.fromkeys(TOTALS, 0)
@@ -347,7 +334,7 @@ async def test_what_cannot_be_noted_is_not_told_until_it_can(
     fleet: Fleet, prefix: str, redis_url: str, poll: Poll
 ) -> None:
     await fill(fleet)
-    notebook = Notes()
+    notebook = MemoryNotebook()
     poller = await poll(ownership=owning(notebook), **places(redis_url, prefix))
     await poller.turns(1)
     notebook.broken = True

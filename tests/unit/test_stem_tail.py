@@ -4,11 +4,11 @@ from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
+from agent.receivers.stem_tail.state import restore, snapshot
 
 from agent.receivers.stem_tail.flights import Flights, Pace, Told
 from agent.receivers.stem_tail.listener import tells_of_writes
 from agent.receivers.stem_tail.positions import Positions
-from agent.receivers.stem_tail.state import restore, snapshot
 from agent.stem.catalogue import TaskState
 from agent.stem.envelope import Envelope
 from agent.stem.keys import Keys

@@ -144,6 +144,7 @@ ERRORS = {
     "StateRefused",
     "StorageFailed",
     "EntryUndecodable",
+    "NotesRefused",
     "RecordUnreadable",
     "TasksDropped",
 }
@@ -158,6 +159,7 @@ INFOS = {
     "StorageRecovered",
     "Subscribed",
     "NotificationsOff",
+    "TailBegins",
     "TotalsGoOn",
 }
 
