@@ -1,217 +1,35 @@
-"""What changes of a record mean for the tasks that were seen on a stream, and when each is read. Nothing is asked."""
+"""What is read of streams, in which order it is told, and what is left to whoever reads on. Nothing is asked."""
 
-from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
-from agent.receivers.stem_tail.state import restore, snapshot
 
-from agent.receivers.stem_tail.flights import Flights, Pace, Told
+from agent.core.kept import KeptStateError
+from agent.core.ledger import Ledger
+from agent.core.ownership import Ownership
+from agent.receivers.stem_tail import notes as tail_notes
+from agent.receivers.stem_tail.config import StemTailConfig
+from agent.receivers.stem_tail.hold import ACQUAINTANCE_NS, Hold
+from agent.receivers.stem_tail.journal import INTERVAL_NS, REFRESHED_NS, Journal
 from agent.receivers.stem_tail.listener import tells_of_writes
+from agent.receivers.stem_tail.memory import Memory
+from agent.receivers.stem_tail.notes import Notes, Place
 from agent.receivers.stem_tail.positions import Positions
-from agent.stem.catalogue import TaskState
+from agent.receivers.stem_tail.session import Session
 from agent.stem.envelope import Envelope
 from agent.stem.keys import Keys
-from agent.stem.questions.entries import Entries, Entry, read_entries
-from agent.stem.status import TaskStatus
-from tests.support import EPOCH, SECOND, TASK_ID, UTC_ZONE, nanoseconds
+from agent.stem.questions.dead_letters import DeadLetter
+from agent.stem.questions.entries import Entry, Event, read_entries
+from agent.stem.wire import DeadLettered, Enqueued, QueueEvent, Recorded, Tailed, Unended
+from agent.telemetry.events import Telemetry
+from tests.notebooks import MemoryNotebook
+from tests.support import SECOND, TASK_ID, nanoseconds
+from tests.tails import NOW_MS, NOW_NS, at, entry, on_stream, running, succeeded
 
-NOW_NS = nanoseconds(EPOCH)
-NOW_MS = NOW_NS // 1_000_000
-PACE = Pace(young_ns=SECOND // 20, old_ns=5 * SECOND, most=3, ttl_ns=60 * SECOND, claim_ns=30 * SECOND)
+CONFIG = StemTailConfig()
+STREAM = Keys().stream("default")
 
-
-def at(seconds: float) -> datetime:
-    return EPOCH + timedelta(seconds=seconds)
-
-
-def entry(number: int = 0, *, not_before: datetime | None = None, **changes: Any) -> Envelope:
-    told = {"id": TASK_ID, "name": "email.send", "queue": "default", "enqueued_at": at(-1)}
-    return Envelope(**{**told, **changes}, attempt=number, not_before=not_before)
-
-
-def record(state: TaskState, number: int = 0, **changes: Any) -> TaskStatus:
-    return TaskStatus(**{"id": TASK_ID, "updated_at": at(1), **changes}, state=state, attempt=number)
-
-
-def running(started: float = 0.0, worker: str = "worker-1", number: int = 0) -> TaskStatus:
-    return record(TaskState.RUNNING, number, worker=worker, started_at=at(started), updated_at=at(started))
-
-
-def retried(ended: float = 1.0, number: int = 0, **changes: Any) -> TaskStatus:
-    return record(TaskState.RETRIED, number, updated_at=at(ended), retry_delay_ms=300, **changes)
-
-
-class Tail:
-    """Flights, and the seconds that have passed."""
-
-    def __init__(self, pace: Pace = PACE) -> None:
-        self.flights = Flights(pace, UTC_ZONE, NOW_MS)
-        self.seconds = 0.0
-
-    @property
-    def now_ns(self) -> int:
-        return NOW_NS + int(self.seconds * SECOND)
-
-    def entered(self, *entries: Envelope) -> list[bool]:
-        return [self.flights.entered(each, NOW_MS + int(self.seconds * 1000), self.now_ns) for each in entries]
-
-    def told(self, *records: TaskStatus) -> list[Told | None]:
-        return [self.flights.told(each, self.now_ns) for each in records]
-
-
-def test_a_first_entry_is_the_publish_and_what_follows_is_not() -> None:
-    tail = Tail()
-    assert tail.entered(entry(), entry(not_before=at(30)), entry(1, not_before=at(8))) == [True, False, False]
-
-
-def test_what_may_have_been_on_a_stream_before_we_looked_is_no_publish() -> None:
-    tail = Tail()
-    old = entry(not_before=at(3))
-    new = entry(id="task-2", not_before=at(3), enqueued_at=at(1))
-    assert tail.entered(old, new, entry(2, id="task-3")) == [False, True, False]
-
-
-def test_a_task_that_was_seen_to_start_and_to_end_is_under_way_no_more() -> None:
-    tail = Tail()
-    tail.entered(entry())
-    done = record(TaskState.SUCCEEDED, worker="worker-1", started_at=at(0), completed_at=at(1))
-    start, again, end = tail.told(running(), running(), done)
-    assert start
-    assert again is None
-    assert end
-    assert end.record is done
-    assert len(tail.flights) == 0
-
-
-def test_a_retry_is_that_of_the_one_delivery_that_runs() -> None:
-    tail = Tail()
-    tail.entered(entry())
-    _, end = tail.told(running(), retried())
-    assert end
-    assert (end.record.worker, end.record.started_at) == ("worker-1", at(0))
-    assert len(tail.flights) == 0
-
-
-@pytest.mark.parametrize("why", ["a copy of the lease waits", "another worker could have claimed it"])
-def test_a_retry_of_nobody_knows_which_delivery_is_told_of_none(why: str) -> None:
-    tail = Tail()
-    tail.entered(entry())
-    tail.told(running())
-    if why == "a copy of the lease waits":
-        tail.entered(entry(not_before=at(30)))
-        assert tail.told(retried()) == [None]
-    else:
-        assert tail.told(retried(31)) == [None]
-    assert tail.flights.counts["ambiguous"] == 1
-
-
-def test_a_retry_whose_start_was_never_seen_has_none() -> None:
-    tail = Tail()
-    tail.entered(entry())
-    (end,) = tail.told(retried())
-    assert end
-    assert end.record.started_at is None
-    assert end.record.worker is None
-
-
-def test_a_late_queued_hides_nothing_and_answers_nothing() -> None:
-    tail = Tail()
-    tail.entered(entry())
-    done = record(TaskState.SUCCEEDED, worker="worker-1", started_at=at(0))
-    assert tail.told(running(), record(TaskState.QUEUED))[1] is None
-    assert tail.told(done)[0]
-
-
-def test_what_was_sent_back_is_no_attempt_and_comes_again() -> None:
-    tail = Tail()
-    tail.entered(entry())
-    assert tail.told(retried(rate_limited=True)) == [None]
-    assert len(tail.flights) == 0
-    assert tail.entered(entry(not_before=at(0.3))) == [False]
-    assert tail.told(retried(rate_limited=True)) == [None]
-    (start,) = tail.told(running(1))
-    assert start
-    assert start.envelope.not_before == at(0.3)
-
-
-def test_a_copy_of_a_lease_is_another_delivery_and_an_end_that_was_read_is_not_told_again() -> None:
-    tail = Tail()
-    tail.entered(entry())
-    done = record(TaskState.SUCCEEDED, worker="worker-1", started_at=at(0))
-    assert tail.told(running(), done)[1]
-    tail.entered(entry(not_before=at(2)))
-    assert tail.told(done) == [None]
-    copy = record(TaskState.SUCCEEDED, worker="worker-2", started_at=at(2.1), updated_at=at(2.2))
-    (told,) = tail.told(copy)
-    assert told
-    assert told.envelope.not_before == at(2)
-
-
-def test_attempts_of_which_nothing_was_seen_are_counted() -> None:
-    tail = Tail()
-    tail.entered(entry(), entry(1))
-    tail.told(running(2, number=1))
-    assert tail.flights.counts["overlooked"] == 1
-
-
-def test_a_task_that_nobody_is_registered_for_ends_with_its_dead_letter() -> None:
-    tail = Tail()
-    tail.entered(entry())
-    tail.flights.dead(TASK_ID)
-    assert len(tail.flights) == 0
-
-
-def test_records_are_read_often_at_first_and_seldom_later() -> None:
-    tail = Tail()
-    tail.entered(entry())
-    waits = []
-    while tail.seconds < 59:
-        assert tail.flights.due(tail.now_ns, 10) == [TASK_ID]
-        tail.flights.again([TASK_ID], tail.now_ns)
-        next_ns = tail.flights.next_ns()
-        assert next_ns
-        waits.append((next_ns - tail.now_ns) / SECOND)
-        tail.seconds = (next_ns - NOW_NS + 1) / SECOND  # not a rounding before it
-    assert waits == sorted(waits)
-    assert waits[0] == pytest.approx(0.05)
-    assert max(waits) <= 5
-    tail.seconds = 66
-    assert tail.flights.due(tail.now_ns, 10) == []
-    assert tail.flights.counts["task_ttl"] == 1
-
-
-def test_a_record_that_is_said_to_have_changed_is_read_at_once() -> None:
-    tail = Tail()
-    tail.entered(entry())
-    tail.flights.due(tail.now_ns, 1)
-    tail.flights.again([TASK_ID], tail.now_ns)
-    assert tail.flights.due(tail.now_ns, 1) == []
-    tail.flights.changed(TASK_ID, tail.now_ns)
-    assert tail.flights.due(tail.now_ns, 1) == [TASK_ID]
-
-
-def test_too_many_tasks_cost_the_oldest_and_are_counted() -> None:
-    tail = Tail()
-    tail.entered(*(entry(id=f"task-{index}") for index in range(5)))
-    assert len(tail.flights) == 3
-    assert tail.flights.counts["max_tasks"] == 2
-
-
-def test_another_process_goes_on_from_where_the_one_before_was() -> None:
-    tail, positions = Tail(), Positions(Keys(), 10, NOW_MS)
-    positions.follow(["default"])
-    tail.entered(entry())
-    tail.told(running())
-    stream = Keys().stream("default")
-    positions.passed(Entries([Entry(stream, f"{NOW_MS + 5}-0", NOW_MS + 5, entry())], []))
-    known = restore(snapshot(positions, tail.flights))
-    assert known.at[stream] == f"{NOW_MS + 5}-0"
-    assert known.at[Keys().stream("default", 9)] == f"{NOW_MS}-0"
-    other = Tail()
-    other.flights.restore(known.flights, other.now_ns)
-    assert other.entered(entry(not_before=at(30), enqueued_at=at(1))) == [False]
-    assert other.told(running()) == [None]
+# --- streams ---------------------------------------------------------------------------------------------------------
 
 
 def test_queues_beyond_the_limit_and_control_queues_are_not_followed() -> None:
@@ -237,3 +55,353 @@ def test_what_is_no_envelope_is_an_entry_without_one() -> None:
 )
 def test_the_servers_setting_is_understood(setting: str, *, tells: bool) -> None:
     assert tells_of_writes(setting) is tells
+
+
+# --- order -----------------------------------------------------------------------------------------------------------
+
+
+def event(name: str) -> QueueEvent:
+    return QueueEvent("stem", "default", name, "1-0", NOW_NS, Envelope())
+
+
+def names(facts: Any) -> list[str]:
+    return [fact.name for fact in facts]
+
+
+def hold(*facts: tuple[str | None, str], now_ns: int = NOW_NS) -> Hold:
+    held = Hold()
+    for worker, name in facts:
+        held.is_new(worker, now_ns)
+        held.take(worker, lambda name=name: event(name), now_ns)  # type: ignore[misc]
+    return held
+
+
+def test_facts_about_nobody_are_told_at_once() -> None:
+    held = hold((None, "a"), (None, "b"))
+    assert names(held.ready(NOW_NS)) == ["a", "b"]
+    assert len(held) == 0
+
+
+def test_a_worker_that_was_just_met_has_everybody_behind_it_wait() -> None:
+    held = hold((None, "before"), ("worker-1", "start"), (None, "behind"))
+    assert names(held.ready(NOW_NS)) == ["before"]
+    assert held.next_ns() == NOW_NS + ACQUAINTANCE_NS
+    assert names(held.ready(NOW_NS + ACQUAINTANCE_NS - 1)) == []
+    assert names(held.ready(NOW_NS + ACQUAINTANCE_NS)) == ["start", "behind"]
+    assert held.next_ns() is None
+
+
+def test_a_worker_that_is_known_waits_no_more() -> None:
+    held, later_ns = hold(("worker-1", "a")), NOW_NS + ACQUAINTANCE_NS
+    assert names(held.ready(later_ns)) == ["a"]
+    assert not held.is_new("worker-1", later_ns)
+    held.take("worker-1", lambda: event("b"), later_ns)
+    assert names(held.ready(later_ns)) == ["b"]
+
+
+def test_at_the_end_nobody_waits() -> None:
+    assert names(hold(("worker-1", "a"), ("worker-2", "b")).ready(NOW_NS, everything=True)) == ["a", "b"]
+
+
+def test_a_fact_says_what_is_known_when_it_is_told() -> None:
+    held, known = Hold(), ["early"]
+    held.take(None, lambda: event(known[-1]), NOW_NS)
+    known.append("late")
+    assert names(held.ready(NOW_NS)) == ["late"]
+
+
+# --- a session -------------------------------------------------------------------------------------------------------
+
+
+def session(notes: Notes | None = None) -> Session:
+    found = Session(CONFIG, NOW_MS, notes, NOW_NS)
+    found.positions.follow(["default"])
+    return found
+
+
+def facts(found: Session, seconds: float = 9.0) -> list[Tailed]:
+    return list(found.ready(NOW_NS + round(seconds * SECOND)))
+
+
+def test_a_task_is_told_from_its_entry_to_its_end() -> None:
+    tail = session()
+    assert tail.entered(on_stream(entry()), NOW_NS)
+    assert tail.recorded(running(), NOW_NS), "its worker is new"
+    assert not tail.recorded(succeeded(), NOW_NS)
+    enqueued, start, end = facts(tail)
+    assert enqueued == Enqueued("stem", "default", entry(), NOW_MS * 1_000_000, published=True, claimed=False)
+    assert start == Recorded("stem", running(), entry(), claimed=False)
+    assert end == Recorded("stem", succeeded(), entry(), claimed=False)
+    assert tail.told
+
+
+def test_what_is_no_entry_is_said_to_be_none() -> None:
+    assert not session().entered(Entry(STREAM, "1-0", 1, None), NOW_NS)
+
+
+def test_an_applications_event_is_told_with_its_name_and_headers_alone() -> None:
+    tail, envelope = session(), Envelope(name="__stem.queue.event__", enqueued_at=at(1))
+    stream = Keys().events("default")
+    tail.entered(Entry(stream, "7-0", 7, envelope, Event("order.paid", at(2))), NOW_NS)
+    tail.entered(Entry(stream, "8-0", 8, envelope, Event("order.paid")), NOW_NS)
+    (first, second) = facts(tail)
+    assert first == QueueEvent("stem", "default", "order.paid", "7-0", nanoseconds(at(2)), envelope)
+    assert isinstance(second, QueueEvent)
+    assert second.time_ns == nanoseconds(at(1))
+    assert len(tail.flights) == 0, "and is no task"
+
+
+def test_an_end_that_no_record_tells_is_told_as_such() -> None:
+    tail = session()
+    tail.entered(on_stream(entry()), NOW_NS)
+    tail.recorded(running(), NOW_NS)
+    tail.entered(on_stream(entry(1), ready=2), NOW_NS + 2 * SECOND)
+    tail.recorded(running(3, number=1), NOW_NS + 3 * SECOND)
+    (over,) = [fact for fact in facts(tail) if isinstance(fact, Unended)]
+    assert over == Unended(
+        *("stem", entry(), 0, "worker-1", at(0), NOW_NS + 3 * SECOND), retried=True, claimed=False, start_told=False
+    )
+
+
+def test_a_dead_letter_is_told_and_ends_a_task_that_nobody_knows() -> None:
+    tail = session()
+    tail.entered(on_stream(entry()), NOW_NS)
+    letter = DeadLetter(envelope=entry(), reason="unregistered-task", dead_at=at(1))
+    tail.dead("default", letter, NOW_NS)
+    assert facts(tail)[-1] == DeadLettered("stem", "default", entry(), "unregistered-task", None, at(1))
+    assert len(tail.flights) == 0
+
+
+# --- notes -----------------------------------------------------------------------------------------------------------
+
+
+def under_way(*, noted: bool = False) -> Session:
+    """Of three tasks one runs, one waits, and one has ended; `noted`: the last notes have all of them."""
+    tail = session()
+    for task_id in (TASK_ID, "task-2", "task-3"):
+        tail.entered(on_stream(entry(id=task_id), ready=5), NOW_NS + 5 * SECOND)
+    if noted:
+        tail.changes()
+    tail.recorded(running(6), NOW_NS + 6 * SECOND)
+    tail.recorded(succeeded(6, 7, id="task-3"), NOW_NS + 7 * SECOND)
+    tail.positions.at[STREAM] = f"{NOW_MS + 5000}-2"
+    return tail
+
+
+def test_notes_come_back_as_they_were_left() -> None:
+    tail = under_way()
+    notes = tail_notes.decode(noted_everything(tail))
+    assert notes
+    assert notes.totals == b"totals"
+    assert notes.place == tail.place()
+    assert notes.flights == tail.flights.all()
+    assert tail_notes.unpack(tail_notes.pack(noted_everything(tail))) == notes
+
+
+def noted_everything(tail: Session) -> dict[str, bytes]:
+    encoded = tail_notes.encode(tail.place(), tail.changes(everything=True), b"totals")
+    return {key: note for key, note in encoded.items() if note is not None}
+
+
+def test_what_has_ended_is_struck_from_the_notes() -> None:
+    tail = under_way(noted=True)
+    encoded = tail_notes.encode(tail.place(), tail.changes(), b"")
+    assert set(encoded) == {"place", "totals", f"task:{TASK_ID}", "task:task-3"}
+    assert [key for key, note in encoded.items() if note is None] == ["task:task-3"]
+
+
+def test_whoever_goes_on_stands_where_the_one_before_stood() -> None:
+    before = under_way()
+    notes = tail_notes.decode(noted_everything(before))
+    tail = Session(CONFIG, NOW_MS + 60_000, notes, NOW_NS + 60 * SECOND)
+    assert tail.place() == before.place()
+    assert tail.positions.at[Keys().stream("default", 9)] == f"{NOW_MS}-0"
+    assert set(tail.flights.due(NOW_NS + 60 * SECOND, 10)) == {TASK_ID, "task-2"}
+    tail.recorded(succeeded(6, 9), NOW_NS + 60 * SECOND)
+    (end,) = facts(tail, 90)
+    assert isinstance(end, Recorded)
+    assert end.start_told
+
+
+def test_of_nothing_there_are_no_notes() -> None:
+    assert tail_notes.decode({}) is None
+
+
+@pytest.mark.parametrize(
+    ("change", "reason"),
+    [
+        pytest.param(lambda note: note[:4] + b"\x00\x63" + note[6:], "version", id="another version"),
+        pytest.param(lambda note: b"else" + note[4:], "foreign", id="somebody else's"),
+        pytest.param(lambda note: note[:-1] + b"?", "broken", id="damaged"),
+        pytest.param(lambda note: note[:9], "broken", id="cut off"),
+    ],
+)
+@pytest.mark.parametrize("key", ["place", "totals", f"task:{TASK_ID}"])
+def test_notes_that_do_not_fit_are_refused_with_the_reason(key: str, change: Any, reason: str) -> None:
+    notes = noted_everything(under_way())
+    notes[key] = change(notes[key])
+    with pytest.raises(KeptStateError) as refused:
+        tail_notes.decode(notes)
+    assert refused.value.reason == reason
+
+
+# --- the journal -----------------------------------------------------------------------------------------------------
+
+
+def test_a_journal_is_due_after_news_and_now_and_then_without() -> None:
+    journal = Journal(MemoryNotebook(), "stem_tail", Ledger())
+    journal.close({}, NOW_NS)
+    assert not journal.is_due(NOW_NS + REFRESHED_NS, news=True), "the last notes were not written yet"
+
+
+async def test_a_journal_that_was_written_is_due_again_after_news_and_later_without() -> None:
+    journal = Journal(MemoryNotebook(), "stem_tail", Ledger())
+    journal.close({}, NOW_NS)
+    await journal.write()
+    times = (INTERVAL_NS - 1, INTERVAL_NS, REFRESHED_NS - 1, REFRESHED_NS)
+    assert [journal.is_due(NOW_NS + time, news=True) for time in times] == [False, True, True, True]
+    assert [journal.is_due(NOW_NS + time, news=False) for time in times] == [False, False, False, True]
+
+
+async def test_notes_are_written_once_everything_that_was_told_before_has_found_its_end() -> None:
+    notebook, ledger = MemoryNotebook(), Ledger()
+    account, journal = ledger.account("otlp_http", "traces"), Journal(notebook, "stem_tail", ledger)
+    account.accepted = 5
+    journal.close({"place": b"1"}, NOW_NS)
+    account.accepted = 9
+    account.delivered = 4
+    await journal.write()
+    assert notebook.amended == {}
+    account.dropped["queue_overflow"] += 1  # also an end
+    await journal.write()
+    assert notebook.amended == {"stem_tail": {"place": b"1"}}
+
+
+async def test_at_the_end_notes_are_written_at_once() -> None:
+    notebook, ledger = MemoryNotebook(), Ledger()
+    ledger.account("otlp_http", "traces").accepted = 5
+    journal = Journal(notebook, "stem_tail", ledger)
+    journal.close({"place": b"1"}, NOW_NS)
+    await journal.write(at_once=True)
+    assert notebook.amended == {"stem_tail": {"place": b"1"}}
+
+
+async def test_notes_that_could_not_be_written_are_written_later() -> None:
+    notebook = MemoryNotebook()
+    journal = Journal(notebook, "stem_tail", Ledger())
+    journal.close({"place": b"1"}, NOW_NS)
+    notebook.broken = True
+    with pytest.raises(ConnectionRefusedError):
+        await journal.write()
+    notebook.broken = False
+    await journal.write()
+    assert notebook.amended == {"stem_tail": {"place": b"1"}}
+
+
+# --- memory ----------------------------------------------------------------------------------------------------------
+
+
+class Store:
+    """Keeps one value for each key."""
+
+    def __init__(self) -> None:
+        self.kept: dict[str, bytes] = {}
+
+    async def put(self, key: str, value: bytes) -> bool:
+        self.kept[key] = value
+        return True
+
+    async def take(self, key: str) -> bytes | None:
+        return self.kept.pop(key, None)
+
+
+class Remembering:
+    """Memories of agents that follow each other."""
+
+    def __init__(self, notebook: MemoryNotebook | None) -> None:
+        self.ownership, self.store, self.telemetry, self.ledger = Ownership(), Store(), Telemetry(), Ledger()
+        self.ownership.notebook = notebook
+
+    async def __call__(self) -> Memory:
+        memory = Memory("stem_tail", self.ownership, self.ledger, self.telemetry, self.store)
+        await memory.open()
+        return memory
+
+
+@pytest.fixture
+def alone() -> Remembering:
+    return Remembering(None)
+
+
+@pytest.fixture
+def among_others() -> Remembering:
+    return Remembering(MemoryNotebook())
+
+
+async def test_who_is_alone_leaves_its_notes_on_the_disk(alone: Remembering) -> None:
+    first = await alone()
+    assert await first.recall() is None
+    assert await first.leave(under_way(), lambda: b"totals", NOW_NS, 1.0)
+    second = await alone()
+    found = await second.recall()
+    assert found
+    assert (set(found.flights), found.totals) == ({TASK_ID, "task-2"}, b"totals")
+    assert await second.recall() is None, "and takes them once"
+
+
+async def test_who_is_alone_without_a_storage_leaves_nothing() -> None:
+    memory = Memory("stem_tail", Ownership(), Ledger(), Telemetry())
+    await memory.open()
+    assert await memory.recall() is None
+    assert not await memory.leave(under_way(), lambda: b"", NOW_NS, 1.0)
+
+
+async def test_among_others_the_notes_are_in_the_notebook_and_not_on_the_disk(among_others: Remembering) -> None:
+    memory = await among_others()
+    assert await memory.recall() is None
+    assert await memory.leave(under_way(), lambda: b"totals", NOW_NS, 1.0)
+    assert among_others.store.kept == {}
+    found = await (await among_others()).recall()
+    assert found
+    assert (set(found.flights), found.totals) == ({TASK_ID, "task-2"}, b"totals")
+
+
+async def test_notes_are_taken_once_nothing_waits_to_be_told(among_others: Remembering) -> None:
+    memory, tail = await among_others(), under_way()
+    await memory.recall()
+    notebook: Any = among_others.ownership.notebook
+    for turn in range(2):
+        await memory.note(tail, lambda: b"totals", NOW_NS + turn)
+        assert notebook.amended == {}, "somebody's acquaintance is awaited"
+    facts(tail)
+    await memory.note(tail, lambda: b"totals", NOW_NS + SECOND)
+    await memory.note(tail, lambda: b"totals", NOW_NS + SECOND)
+    assert set(notebook.amended["stem_tail"]) == {"place", "totals", f"task:{TASK_ID}", "task:task-2"}
+
+
+@pytest.mark.parametrize("key", ["place", "totals", f"task:{TASK_ID}"])
+async def test_notes_that_cannot_be_used_are_told_of_and_struck(among_others: Remembering, key: str) -> None:
+    memory = await among_others()
+    await memory.recall()
+    await memory.leave(under_way(), lambda: b"totals", NOW_NS, 1.0)
+    notebook: Any = among_others.ownership.notebook
+    notebook.amended["stem_tail"][key] = b"stem\x00\x63 of another version"
+    assert await (await among_others()).recall() is None
+    assert notebook.amended["stem_tail"] == {}, "so that nothing of them is taken for the next ones"
+    assert among_others.telemetry.counted("stem_agent.state.refused") == 1
+
+
+async def test_leavings_without_a_place_are_struck(among_others: Remembering) -> None:
+    notebook: Any = among_others.ownership.notebook
+    notebook.amended["stem_tail"] = {"task:task-9": b"?"}
+    assert await (await among_others()).recall() is None
+    assert notebook.amended["stem_tail"] == {}
+    assert among_others.telemetry.counted("stem_agent.state.refused") == 0
+
+
+def test_a_place_says_up_to_where_each_stream_was_read() -> None:
+    tail = session()
+    tail.positions.at[STREAM] = "7-1"
+    place: Place = tail.place()
+    assert (place.begin_ms, place.since_ms, place.queues) == (NOW_MS, NOW_MS, ["default"])
+    assert place.at[STREAM] == "7-1"
