@@ -55,6 +55,7 @@ class Flights:
         self._noted: set[str] = set()
         self._judge = Judge(pace.claim_ns, zone)
         self.counts = self._judge.counts
+        self._lingering: dict[str, None] = {}  # nothing is awaited of them
         self.dropped = ""
 
     def __len__(self) -> int:
@@ -79,6 +80,7 @@ class Flights:
         returned = flight.returns if flight.returns and flight.returns.attempt == envelope.attempt else None
         flight.owed.append(Owed(number, ready_ms, returned or envelope, place))
         flight.changed_ns, flight.returns, flight.over = now_ns, None, False
+        self._lingering.pop(task_id, None)
         self._touched.add(task_id)
         self._quiet[task_id] = None
         self._schedule(task_id, flight, now_ns)
@@ -101,6 +103,9 @@ class Flights:
 
     def _bound(self) -> None:
         while len(self._flights) > self._pace.most:
+            if self._lingering:
+                self._drop(next(iter(self._lingering)))
+                continue
             self.dropped = next(iter(self._flights))
             self._drop(self.dropped)
             self.counts["max_tasks"] += 1
@@ -108,6 +113,7 @@ class Flights:
     def _drop(self, task_id: str) -> None:
         del self._flights[task_id]
         self._quiet.pop(task_id, None)
+        self._lingering.pop(task_id, None)
         if task_id in self._noted:
             self._touched.add(task_id)
         else:
@@ -170,13 +176,13 @@ class Flights:
             flight = self._flights.get(task_id)
             if flight is None or flight.due_ns != due_ns:
                 continue
+            if not flight.awaited and flight.lingers_ns <= now_ns:
+                self._drop(task_id)
+                continue
             if now_ns - flight.changed_ns > self._pace.ttl_ns:
                 self._drop(task_id)
                 self.dropped = task_id
                 self.counts["task_ttl"] += 1
-                continue
-            if not flight.awaited and flight.lingers_ns <= now_ns:
-                self._drop(task_id)
                 continue
             flight.due_ns = 0
             found.append(task_id)
@@ -234,6 +240,7 @@ class Flights:
         if flight.awaited:
             self.again([record.id], now_ns)
         elif flight.lingers_ns > now_ns:
+            self._lingering[record.id] = None
             self._schedule(record.id, flight, flight.lingers_ns)
         else:
             self._drop(record.id)
