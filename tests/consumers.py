@@ -1,6 +1,6 @@
 """A next step of the signals pipeline that keeps what it is given, for the tests of those that give."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import tzinfo
 
 from agent.stem.wire import Fact, Tailed
@@ -15,9 +15,9 @@ class NextStep:
     def __init__(self) -> None:
         self.facts: list[Fact] = []
         self.tailed: list[Tailed] = []
-        self.taken_up: list[bytes | None] = []
+        self.taken_up: list[Mapping[str, bytes]] = []
         self.given_up: list[bool] = []
-        self.left = b""
+        self.left: dict[str, bytes | None] = {}
 
     def consume_facts(self, facts: Sequence[Fact], zone: tzinfo) -> None:  # noqa: ARG002 - see SignalConsumer
         """Keep them."""
@@ -27,13 +27,13 @@ class NextStep:
         """Keep them."""
         self.tailed += facts
 
-    def take_up(self, receiver: str, totals: bytes | None) -> None:  # noqa: ARG002 - likewise
+    def take_up(self, receiver: str, totals: Mapping[str, bytes]) -> None:  # noqa: ARG002 - likewise
         """Note from what."""
         self.taken_up.append(totals)
 
-    def totals(self, receiver: str) -> bytes:  # noqa: ARG002 - likewise
+    def totals(self, receiver: str, *, everything: bool = False) -> dict[str, bytes | None]:  # noqa: ARG002 - likewise
         """Return what the test says."""
-        return self.left
+        return dict(self.left)
 
     def give_up(self, receiver: str, *, told: bool) -> None:  # noqa: ARG002 - likewise
         """Note whether it was told."""

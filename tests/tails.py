@@ -31,7 +31,7 @@ def on_stream(envelope: Envelope, *, ready: float = 0.0, stream: str = "stem:str
 
 
 def record(state: TaskState, number: int = 0, **changes: Any) -> TaskStatus:
-    told = {"id": TASK_ID, "updated_at": at(1), "task": "email.send", "queue": "default", **changes}
+    told = {"id": TASK_ID, "updated_at": at(0.5), "task": "email.send", "queue": "default", **changes}
     return TaskStatus(**told, state=state, attempt=number)
 
 
@@ -41,20 +41,20 @@ def running(started: float = 0.0, worker: str = "worker-1", number: int = 0, **c
 
 
 def succeeded(
-    started: float = 0.0, ended: float = 1.0, worker: str = "worker-1", number: int = 0, **changes: Any
+    started: float = 0.0, ended: float = 0.5, worker: str = "worker-1", number: int = 0, **changes: Any
 ) -> TaskStatus:
     told = {"worker": worker, "started_at": at(started), "completed_at": at(ended), "updated_at": at(ended), **changes}
     return record(TaskState.SUCCEEDED, number, **told)
 
 
 def failed(
-    started: float = 0.0, ended: float = 1.0, worker: str = "worker-1", number: int = 3, **changes: Any
+    started: float = 0.0, ended: float = 0.5, worker: str = "worker-1", number: int = 3, **changes: Any
 ) -> TaskStatus:
     told = {"worker": worker, "started_at": at(started), "failed_at": at(ended), "updated_at": at(ended), **changes}
     return record(TaskState.FAILED, number, **told)
 
 
-def retried(ended: float = 1.0, number: int = 0, **changes: Any) -> TaskStatus:
+def retried(ended: float = 0.5, number: int = 0, **changes: Any) -> TaskStatus:
     return record(TaskState.RETRIED, number, **{"updated_at": at(ended), "retry_delay_ms": 300, **changes})
 
 
@@ -63,7 +63,7 @@ def sent_back(ended: float = 1.0, number: int = 0) -> TaskStatus:
     return record(TaskState.RETRIED, number, updated_at=at(ended), retry_after_ms=300, rate_limited=True)
 
 
-def queued(written: float = 1.0) -> TaskStatus:
+def queued(written: float = 0.4) -> TaskStatus:
     """What a publisher writes, late."""
     return record(TaskState.QUEUED, updated_at=at(written), task=None)
 

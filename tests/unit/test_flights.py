@@ -5,6 +5,7 @@ from msgspec import structs
 
 from agent.receivers.stem_tail.flights import Told, Unseen
 from agent.stem.catalogue import TaskState
+from agent.stem.envelope import Envelope
 from tests.support import SECOND, TASK_ID
 from tests.tails import NOW_NS, PACE, Tail, at, entry, failed, queued, record, retried, running, sent_back, succeeded
 
@@ -43,7 +44,7 @@ def test_a_retry_is_that_of_the_one_delivery_that_runs() -> None:
     _, end = tail.told(running(), retried())
     assert isinstance(end, Told)
     assert (end.record.worker, end.record.started_at) == ("worker-1", at(0))
-    assert len(tail.flights) == 0
+    assert tail.flights.unended == [TASK_ID], "it will come again"
 
 
 @pytest.mark.parametrize("why", ["a copy of the lease waits", "another worker could have claimed it", "two run"])
@@ -55,8 +56,8 @@ def test_a_retry_of_nobody_knows_which_delivery_is_told_of_none(why: str) -> Non
     if why == "a copy of the lease waits":
         tail.entered(entry(not_before=at(30)))
     elif why == "two run":
-        tail.entered(entry(not_before=at(0.5)))
-        tail.told(running(0.6, "worker-2"))
+        tail.entered(entry(not_before=at(0.1)))
+        tail.told(running(0.2, "worker-2"))
     else:
         ended = 31
     assert tail.told(retried(ended)) == []
@@ -198,7 +199,7 @@ def test_each_attempt_that_was_passed_over_is_told_once() -> None:
     tail = Tail()
     tail.entered(entry(), entry(not_before=at(1)), entry(1), entry(2))
     tail.told(running())
-    news = tail.told(succeeded(5, 6, number=2))
+    news = tail.told(succeeded(5, 5.5, number=2))
     unseen = [each for each in news if isinstance(each, Unseen)]
     assert [(each.attempt, each.started_at) for each in unseen] == [(0, at(0)), (1, None)]
     assert isinstance(news[-1], Told)
@@ -258,6 +259,60 @@ def test_an_entry_that_came_after_the_end_of_its_task_is_still_owed_an_answer() 
     tail.entered(entry(not_before=at(30)), seconds=30)
     assert tail.told(done, seconds=200) == []
     assert len(tail.told(succeeded(201, 202))) == 1
+
+
+# --- copies of leases that come late ---------------------------------------------------------------------------------
+
+
+def lingers(task: Envelope, run_s: float) -> float:
+    """For how long (seconds) a task is not forgotten after it ran for so long."""
+    tail = Tail()
+    tail.entered(task)
+    tail.told(succeeded(0, run_s))
+    flight = tail.flights.all().get(task.id or "")
+    return (flight.due_ns - tail.now_ns) / SECOND if flight else 0.0
+
+
+@pytest.mark.parametrize(
+    ("visibility_ms", "run_s", "seconds"), [(None, 0.9, 0), (None, 1, 60), (10_000, 1, 20), (1 << 40, 5, 1200)]
+)
+def test_whose_lease_was_renewed_is_remembered_until_its_copies_have_come(
+    visibility_ms: int | None, run_s: float, seconds: float
+) -> None:
+    assert lingers(entry(visibility_timeout=visibility_ms), run_s) == seconds
+
+
+def test_who_lingers_is_awaited_no_more_and_is_forgotten_in_time() -> None:
+    tail = Tail()
+    tail.entered(entry())
+    tail.told(succeeded(0, 2), seconds=2)
+    assert (len(tail.flights), tail.flights.unended) == (1, [])
+    assert tail.flights.due(NOW_NS + 61 * SECOND, 10) == []
+    assert len(tail.flights) == 1
+    assert tail.flights.due(NOW_NS + 62 * SECOND, 10) == []
+    assert len(tail.flights) == 0
+    assert tail.flights.counts.total() == 0
+
+
+def test_the_copy_of_a_lease_that_comes_to_whoever_goes_on_is_no_publish() -> None:
+    tail = Tail()
+    tail.entered(entry(enqueued_at=at(1)), seconds=1)
+    tail.told(succeeded(2, 9), seconds=9)
+    other = tail.handed_over()
+    assert other.entered(entry(enqueued_at=at(1), not_before=at(30)), seconds=30) == [False]
+    (told,) = other.told(succeeded(31, 38, "worker-2"))
+    assert told.envelope.not_before == at(30)
+
+
+def test_who_lingers_makes_room_for_who_is_under_way_and_is_not_counted_as_dropped() -> None:
+    tail = Tail()
+    tail.entered(*(entry(id=f"task-{index}") for index in range(3)))
+    tail.told(*(succeeded(0, 2, id=f"task-{index}") for index in (1, 2)))
+    tail.entered(entry(id="task-3"), entry(id="task-4"))
+    assert set(tail.flights.all()) == {"task-0", "task-3", "task-4"}
+    assert tail.flights.counts.total() == 0
+    tail.entered(entry(id="task-5"))
+    assert (tail.flights.counts["max_tasks"], tail.flights.dropped) == (1, "task-0")
 
 
 # --- time ------------------------------------------------------------------------------------------------------------

@@ -10,12 +10,13 @@ from agent.core.ownership import Ownership
 from agent.receivers.stem_tail import notes as tail_notes
 from agent.receivers.stem_tail.config import StemTailConfig
 from agent.receivers.stem_tail.hold import ACQUAINTANCE_NS, Hold
-from agent.receivers.stem_tail.journal import INTERVAL_NS, REFRESHED_NS, Journal
+from agent.receivers.stem_tail.journal import MOST_CLOSED, REFRESHED_NS, Journal
 from agent.receivers.stem_tail.listener import tells_of_writes
 from agent.receivers.stem_tail.memory import Memory
 from agent.receivers.stem_tail.notes import Notes, Place
 from agent.receivers.stem_tail.positions import Positions
 from agent.receivers.stem_tail.session import Session
+from agent.stem.catalogue import TaskState
 from agent.stem.envelope import Envelope
 from agent.stem.keys import Keys
 from agent.stem.questions.dead_letters import DeadLetter
@@ -28,6 +29,12 @@ from tests.tails import NOW_MS, NOW_NS, at, entry, on_stream, running, succeeded
 
 CONFIG = StemTailConfig()
 STREAM = Keys().stream("default")
+TOTALS = {"a": b"total"}
+
+
+def totals(*, everything: bool = False) -> dict[str, bytes | None]:
+    return {"a": b"total"} if everything else {"a": b"total", "b": None}
+
 
 # --- streams ---------------------------------------------------------------------------------------------------------
 
@@ -175,6 +182,9 @@ def test_a_dead_letter_is_told_and_ends_a_task_that_nobody_knows() -> None:
 # --- notes -----------------------------------------------------------------------------------------------------------
 
 
+UNDER_WAY = {TASK_ID, "task-2"}
+
+
 def under_way(*, noted: bool = False) -> Session:
     """Of three tasks one runs, one waits, and one has ended; `noted`: the last notes have all of them."""
     tail = session()
@@ -183,7 +193,7 @@ def under_way(*, noted: bool = False) -> Session:
     if noted:
         tail.changes()
     tail.recorded(running(6), NOW_NS + 6 * SECOND)
-    tail.recorded(succeeded(6, 7, id="task-3"), NOW_NS + 7 * SECOND)
+    tail.recorded(succeeded(6, 6.1, id="task-3"), NOW_NS + 7 * SECOND)
     tail.positions.at[STREAM] = f"{NOW_MS + 5000}-2"
     return tail
 
@@ -192,22 +202,22 @@ def test_notes_come_back_as_they_were_left() -> None:
     tail = under_way()
     notes = tail_notes.decode(noted_everything(tail))
     assert notes
-    assert notes.totals == b"totals"
+    assert notes.totals == TOTALS
     assert notes.place == tail.place()
     assert notes.flights == tail.flights.all()
     assert tail_notes.unpack(tail_notes.pack(noted_everything(tail))) == notes
 
 
 def noted_everything(tail: Session) -> dict[str, bytes]:
-    encoded = tail_notes.encode(tail.place(), tail.changes(everything=True), b"totals")
+    encoded = tail_notes.encode(tail.place(), tail.changes(everything=True), TOTALS)
     return {key: note for key, note in encoded.items() if note is not None}
 
 
 def test_what_has_ended_is_struck_from_the_notes() -> None:
     tail = under_way(noted=True)
-    encoded = tail_notes.encode(tail.place(), tail.changes(), b"")
-    assert set(encoded) == {"place", "totals", f"task:{TASK_ID}", "task:task-3"}
-    assert [key for key, note in encoded.items() if note is None] == ["task:task-3"]
+    encoded = tail_notes.encode(tail.place(), tail.changes(), {"gone": None})
+    assert set(encoded) == {"place", "total:gone", f"task:{TASK_ID}", "task:task-3"}
+    assert [key for key, note in encoded.items() if note is None] == ["task:task-3", "total:gone"]
 
 
 def test_whoever_goes_on_stands_where_the_one_before_stood() -> None:
@@ -218,9 +228,10 @@ def test_whoever_goes_on_stands_where_the_one_before_stood() -> None:
     assert tail.positions.at[Keys().stream("default", 9)] == f"{NOW_MS}-0"
     assert set(tail.flights.due(NOW_NS + 60 * SECOND, 10)) == {TASK_ID, "task-2"}
     tail.recorded(succeeded(6, 9), NOW_NS + 60 * SECOND)
-    (end,) = facts(tail, 90)
+    start, end = facts(tail, 90)
+    assert isinstance(start, Recorded)
     assert isinstance(end, Recorded)
-    assert end.start_told
+    assert (start.record.state, start.start_told, end.start_told) == (TaskState.RUNNING, True, True)
 
 
 def test_of_nothing_there_are_no_notes() -> None:
@@ -236,7 +247,7 @@ def test_of_nothing_there_are_no_notes() -> None:
         pytest.param(lambda note: note[:9], "broken", id="cut off"),
     ],
 )
-@pytest.mark.parametrize("key", ["place", "totals", f"task:{TASK_ID}"])
+@pytest.mark.parametrize("key", ["place", f"task:{TASK_ID}"])
 def test_notes_that_do_not_fit_are_refused_with_the_reason(key: str, change: Any, reason: str) -> None:
     notes = noted_everything(under_way())
     notes[key] = change(notes[key])
@@ -251,16 +262,33 @@ def test_notes_that_do_not_fit_are_refused_with_the_reason(key: str, change: Any
 def test_a_journal_is_due_after_news_and_now_and_then_without() -> None:
     journal = Journal(MemoryNotebook(), "stem_tail", Ledger())
     journal.close({}, NOW_NS)
-    assert not journal.is_due(NOW_NS + REFRESHED_NS, news=True), "the last notes were not written yet"
+    times = (0, REFRESHED_NS - 1, REFRESHED_NS)
+    assert [journal.is_due(NOW_NS + time, news=True) for time in times] == [True, True, True]
+    assert [journal.is_due(NOW_NS + time, news=False) for time in times] == [False, False, True]
 
 
-async def test_a_journal_that_was_written_is_due_again_after_news_and_later_without() -> None:
-    journal = Journal(MemoryNotebook(), "stem_tail", Ledger())
-    journal.close({}, NOW_NS)
+async def test_while_nothing_arrives_no_more_notes_are_taken_than_can_be_kept() -> None:
+    ledger = Ledger()
+    account, journal = ledger.account("otlp_http", "traces"), Journal(MemoryNotebook(), "stem_tail", ledger)
+    account.accepted = 1
+    for _ in range(MOST_CLOSED):
+        assert journal.is_due(NOW_NS, news=True)
+        journal.close({}, NOW_NS)
+    assert not journal.is_due(NOW_NS, news=True)
+    account.delivered = 1
     await journal.write()
-    times = (INTERVAL_NS - 1, INTERVAL_NS, REFRESHED_NS - 1, REFRESHED_NS)
-    assert [journal.is_due(NOW_NS + time, news=True) for time in times] == [False, True, True, True]
-    assert [journal.is_due(NOW_NS + time, news=False) for time in times] == [False, False, False, True]
+    assert journal.is_due(NOW_NS, news=True)
+
+
+async def test_what_has_arrived_is_noted_and_what_was_told_later_is_not() -> None:
+    notebook, ledger = MemoryNotebook(), Ledger()
+    account, journal = ledger.account("otlp_http", "logs"), Journal(notebook, "stem_tail", ledger)
+    for number in range(3):
+        account.accepted += 10
+        journal.close({"place": b"%d" % number, f"task:{number}": b"x"}, NOW_NS)
+    account.delivered = 29
+    await journal.write()
+    assert notebook.amended["stem_tail"] == {"place": b"1", "task:0": b"x", "task:1": b"x"}
 
 
 async def test_notes_are_written_once_everything_that_was_told_before_has_found_its_end() -> None:
@@ -282,7 +310,7 @@ async def test_at_the_end_notes_are_written_at_once() -> None:
     ledger.account("otlp_http", "traces").accepted = 5
     journal = Journal(notebook, "stem_tail", ledger)
     journal.close({"place": b"1"}, NOW_NS)
-    await journal.write(at_once=True)
+    await journal.write(everything=True)
     assert notebook.amended == {"stem_tail": {"place": b"1"}}
 
 
@@ -341,11 +369,11 @@ def among_others() -> Remembering:
 async def test_who_is_alone_leaves_its_notes_on_the_disk(alone: Remembering) -> None:
     first = await alone()
     assert await first.recall() is None
-    assert await first.leave(under_way(), lambda: b"totals", NOW_NS, 1.0)
+    assert await first.leave(under_way(), totals, NOW_NS, 1.0)
     second = await alone()
     found = await second.recall()
     assert found
-    assert (set(found.flights), found.totals) == ({TASK_ID, "task-2"}, b"totals")
+    assert (set(found.flights), found.totals) == (UNDER_WAY, TOTALS)
     assert await second.recall() is None, "and takes them once"
 
 
@@ -353,37 +381,50 @@ async def test_who_is_alone_without_a_storage_leaves_nothing() -> None:
     memory = Memory("stem_tail", Ownership(), Ledger(), Telemetry())
     await memory.open()
     assert await memory.recall() is None
-    assert not await memory.leave(under_way(), lambda: b"", NOW_NS, 1.0)
+    assert not await memory.leave(under_way(), totals, NOW_NS, 1.0)
 
 
 async def test_among_others_the_notes_are_in_the_notebook_and_not_on_the_disk(among_others: Remembering) -> None:
     memory = await among_others()
     assert await memory.recall() is None
-    assert await memory.leave(under_way(), lambda: b"totals", NOW_NS, 1.0)
+    assert await memory.leave(under_way(), totals, NOW_NS, 1.0)
     assert among_others.store.kept == {}
     found = await (await among_others()).recall()
     assert found
-    assert (set(found.flights), found.totals) == ({TASK_ID, "task-2"}, b"totals")
+    assert (set(found.flights), found.totals) == (UNDER_WAY, TOTALS)
 
 
 async def test_notes_are_taken_once_nothing_waits_to_be_told(among_others: Remembering) -> None:
     memory, tail = await among_others(), under_way()
     await memory.recall()
     notebook: Any = among_others.ownership.notebook
-    for turn in range(2):
-        await memory.note(tail, lambda: b"totals", NOW_NS + turn)
-        assert notebook.amended == {}, "somebody's acquaintance is awaited"
+    memory.close(tail, totals, NOW_NS)
+    await memory.write()
+    assert notebook.amended == {}, "somebody's acquaintance is awaited"
     facts(tail)
-    await memory.note(tail, lambda: b"totals", NOW_NS + SECOND)
-    await memory.note(tail, lambda: b"totals", NOW_NS + SECOND)
-    assert set(notebook.amended["stem_tail"]) == {"place", "totals", f"task:{TASK_ID}", "task:task-2"}
+    memory.close(tail, totals, NOW_NS)
+    await memory.write()
+    assert set(notebook.amended["stem_tail"]) == {"place", "total:a", *(f"task:{each}" for each in tail.flights.all())}
+    memory.close(tail, totals, NOW_NS)
+    notebook.amended.clear()
+    await memory.write()
+    assert notebook.amended == {}, "nothing was told since"
 
 
-@pytest.mark.parametrize("key", ["place", "totals", f"task:{TASK_ID}"])
+async def test_whoever_writes_notes_is_told_when_something_has_arrived(among_others: Remembering) -> None:
+    memory = await among_others()
+    for _ in range(2):
+        await memory.recall()
+    assert not memory.delivered.is_set()
+    among_others.ledger.account("otlp_http", "traces").ended()
+    assert memory.delivered.is_set()
+
+
+@pytest.mark.parametrize("key", ["place", f"task:{TASK_ID}"])
 async def test_notes_that_cannot_be_used_are_told_of_and_struck(among_others: Remembering, key: str) -> None:
     memory = await among_others()
     await memory.recall()
-    await memory.leave(under_way(), lambda: b"totals", NOW_NS, 1.0)
+    await memory.leave(under_way(), totals, NOW_NS, 1.0)
     notebook: Any = among_others.ownership.notebook
     notebook.amended["stem_tail"][key] = b"stem\x00\x63 of another version"
     assert await (await among_others()).recall() is None
