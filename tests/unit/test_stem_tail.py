@@ -18,10 +18,12 @@ from agent.receivers.stem_tail.positions import Positions
 from agent.receivers.stem_tail.session import Session
 from agent.stem.catalogue import TaskState
 from agent.stem.envelope import Envelope
+from agent.stem.heartbeat import Heartbeat, HeartbeatExtras
 from agent.stem.keys import Keys
 from agent.stem.questions.dead_letters import DeadLetter
 from agent.stem.questions.entries import Entry, Event, read_entries
-from agent.stem.wire import DeadLettered, Enqueued, QueueEvent, Recorded, Tailed, Unended
+from agent.stem.questions.workers import Heartbeats, WorkerHeartbeat
+from agent.stem.wire import DeadLettered, EndTold, Enqueued, QueueEvent, Recorded, Tailed, Unended
 from agent.telemetry.events import Telemetry
 from tests.notebooks import MemoryNotebook
 from tests.support import SECOND, TASK_ID, nanoseconds
@@ -232,6 +234,49 @@ def test_whoever_goes_on_stands_where_the_one_before_stood() -> None:
     assert isinstance(start, Recorded)
     assert isinstance(end, Recorded)
     assert (start.record.state, start.start_told, end.start_told) == (TaskState.RUNNING, True, True)
+
+
+def beats(*workers: str, namespace: str = "billing") -> list[Heartbeats]:
+    told = {"timestamp": at(0), "own_namespace": namespace, "extras": HeartbeatExtras(host="node-1")}
+    return [Heartbeats([WorkerHeartbeat(Heartbeat(worker, **told), None) for worker in workers], [], {})]
+
+
+def claimed(tail: Session, *hosts: str) -> None:
+    """Tell the session which hosts' agents have claimed their workers, all in one namespace."""
+    asked = tail.fleet.ask_broker((), claims=True)
+    tail.fleet.take_broker([set(), *([set(hosts)] * (len(asked) - 1))])
+
+
+def test_what_was_told_before_is_told_by_what_is_known_of_its_worker_now() -> None:
+    before = under_way()
+    tail = Session(CONFIG, NOW_MS, tail_notes.decode(noted_everything(before)), NOW_NS)
+    tail.fleet.take_workers(beats("worker-1"))
+    claimed(tail, "node-1")
+    (start,) = facts(tail)
+    assert isinstance(start, Recorded)
+    assert (start.namespace, start.claimed) == ("billing", True)
+
+
+def test_a_worker_that_is_gone_is_still_in_its_namespace() -> None:
+    tail = session()
+    tail.fleet.take_workers(beats("worker-1"))
+    tail.fleet.take_workers(beats())
+    tail.entered(on_stream(entry()), NOW_NS)
+    tail.recorded(succeeded(), NOW_NS)
+    assert [fact.namespace for fact in facts(tail) if isinstance(fact, Recorded)] == ["billing"]
+
+
+def test_what_began_first_is_told_first_to_whoever_goes_on() -> None:
+    before = session()
+    before.entered(on_stream(entry()), NOW_NS)
+    before.recorded(running(0), NOW_NS)
+    before.entered(on_stream(entry(not_before=at(15)), ready=15), NOW_NS + 15 * SECOND)
+    before.recorded(succeeded(16, 20), NOW_NS + 20 * SECOND)
+    tail = Session(CONFIG, NOW_MS, tail_notes.decode(noted_everything(before)), NOW_NS + 21 * SECOND)
+    start, end = facts(tail, 90)
+    assert isinstance(start, Recorded)
+    assert isinstance(end, EndTold)
+    assert (start.record.started_at, end.started_at) == (at(0), at(16))
 
 
 def test_of_nothing_there_are_no_notes() -> None:

@@ -28,6 +28,7 @@ class FleetWatch:
         self._walk = QueueWalk(self._keys)
         self._letters: dict[str, LetterWatch] = {}
         self._beats: dict[str, Heartbeat] = {}
+        self._namespaces: dict[str, str] = {}  # of every worker that was ever seen: it may be read of when it is gone
         self._heard: set[tuple[str, str]] = set()
         self._asked: list[str] = []
         self._rounds = 0
@@ -46,7 +47,15 @@ class FleetWatch:
         if self.answered(found, "heartbeats"):
             self._beats = {each.heartbeat.worker_id: each.heartbeat for each in found.alive}
             for beat in self._beats.values():
+                self._remember(beat)
                 self.queues |= {*beat.extras.subscriptions.queues, *(each.name for each in beat.queues)}
+
+    def _remember(self, beat: "Heartbeat") -> None:
+        if beat.own_namespace:
+            self._namespaces.pop(beat.worker_id, None)
+            self._namespaces[beat.worker_id] = beat.own_namespace
+        if len(self._namespaces) > MAX_WORKERS:
+            del self._namespaces[next(iter(self._namespaces))]
 
     def ask_broker(self, queues: Iterable[str], *, claims: bool) -> list[Query[Any]]:
         """Ask for more queues, for new dead letters of those that are followed, and whom agents hear, if `claims`."""
@@ -91,9 +100,8 @@ class FleetWatch:
         return read
 
     def namespace_of(self, worker: str | None) -> str:
-        """Return the worker namespace that a worker says it is in; else that of the configuration."""
-        beat = self._beats.get(worker) if worker else None
-        return (beat.own_namespace if beat else None) or self._config.namespace
+        """Return the worker namespace that a worker says, or said, it is in; else that of the configuration."""
+        return self._namespaces.get(worker or "") or self._config.namespace
 
     def is_claimed(self, worker: str | None) -> bool:
         """Whether an agent listens to a worker's signals; of a worker that nobody names, whether any does."""

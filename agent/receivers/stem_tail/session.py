@@ -10,9 +10,9 @@ from zoneinfo import ZoneInfo
 from agent.core.clock import NANOSECONDS
 from agent.receivers.stem_tail.config import StemTailConfig
 from agent.receivers.stem_tail.fleet import FleetWatch
-from agent.receivers.stem_tail.flight import Flight, News, Told
+from agent.receivers.stem_tail.flight import Ended, Flight, News, Open, Told
 from agent.receivers.stem_tail.flights import Flights, Pace
-from agent.receivers.stem_tail.hold import Hold
+from agent.receivers.stem_tail.hold import Hold, Made
 from agent.receivers.stem_tail.notes import Notes, Standing
 from agent.receivers.stem_tail.positions import Positions
 from agent.stem.catalogue import UNREGISTERED, TaskState
@@ -45,8 +45,8 @@ class Session:
             self.positions.at |= known
             self.flights.restore(notes.flights, notes.standing.since_ms, now_ns)
             for task_id, flight in notes.flights.items():
-                for fact in self._told_before(task_id, flight):
-                    self.hold.take(None, partial(_known, fact), now_ns)
+                for made in self._told_before(task_id, flight):
+                    self.hold.take(None, made, now_ns)
 
     def entered(self, entry: Entry, now_ns: int) -> bool:
         """Take an entry of a stream; return whether it is one."""
@@ -99,25 +99,29 @@ class Session:
         self.told = False
         return dict(self.flights.all()) if everything else self.flights.changes()
 
-    def _told_before(self, task_id: str, flight: Flight) -> Iterator[Tailed]:
-        """Yield what is known of a task, and was told by the agent before."""
-        for end in flight.ended:
-            yield EndTold(
-                *(self.fleet.namespace_of(end.worker), task_id, end.attempt, end.worker, end.started_at),
-                retried=end.retried,
-                next_retry_ns=end.next_ns,
-            )
-        for each in flight.open:
-            record = TaskStatus(
-                id=task_id,
-                state=TaskState.RUNNING,
-                attempt=each.attempt,
-                worker=each.worker,
-                started_at=each.started_at,
-            )
-            yield Recorded(self.fleet.namespace_of(each.worker), record, each.envelope, claimed=False, start_told=True)
+    def _told_before(self, task_id: str, flight: Flight) -> list[Made]:
+        """Return what is known of a task, and was told by the agent before: what began first comes first."""
+        known: list[Ended | Open] = [*flight.ended, *flight.open]
+        known.sort(key=lambda each: epoch_ns(each.started_at, self._zone) if each.started_at else 0)
+        return [partial(self._told, task_id, each) for each in known]
 
     # --- facts -------------------------------------------------------------------------------------------------------
+
+    def _told(self, task_id: str, each: Ended | Open) -> Tailed:
+        return self._end_told(task_id, each) if isinstance(each, Ended) else self._start_told(task_id, each)
+
+    def _end_told(self, task_id: str, end: Ended) -> EndTold:
+        return EndTold(
+            *(self.fleet.namespace_of(end.worker), task_id, end.attempt, end.worker, end.started_at),
+            retried=end.retried,
+            next_retry_ns=end.next_ns,
+        )
+
+    def _start_told(self, task_id: str, start: Open) -> Recorded:
+        worker, state = start.worker, TaskState.RUNNING
+        record = TaskStatus(id=task_id, state=state, attempt=start.attempt, worker=worker, started_at=start.started_at)
+        namespace, claimed = self.fleet.namespace_of(worker), self.fleet.is_claimed(worker)
+        return Recorded(namespace, record, start.envelope, claimed, start_told=True)
 
     def _enqueued(self, entry: Entry, *, published: bool) -> Enqueued:
         assert entry.envelope  # noqa: S101 - looked at before it was taken
@@ -143,10 +147,6 @@ class Session:
             claimed=claimed,
             start_told=news.start_told,
         )
-
-
-def _known(fact: Tailed) -> Tailed:
-    return fact
 
 
 def _worker_of(news: News) -> str | None:
