@@ -241,17 +241,17 @@ def beats(*workers: str, namespace: str = "billing") -> list[Heartbeats]:
     return [Heartbeats([WorkerHeartbeat(Heartbeat(worker, **told), None) for worker in workers], [], {})]
 
 
-def claimed(tail: Session, *hosts: str) -> None:
-    """Tell the session which hosts' agents have claimed their workers, all in one namespace."""
+def claimed(tail: Session, *workers: str) -> None:
+    """Tell the session whom other agents hear, in every namespace that it asks about."""
     asked = tail.fleet.ask_broker((), claims=True)
-    tail.fleet.take_broker([set(), *([set(hosts)] * (len(asked) - 1))])
+    tail.fleet.take_broker([set(), *([set(workers)] * (len(asked) - 1))])
 
 
 def test_what_was_told_before_is_told_by_what_is_known_of_its_worker_now() -> None:
     before = under_way()
     tail = Session(CONFIG, NOW_MS, tail_notes.decode(noted_everything(before)), NOW_NS)
     tail.fleet.take_workers(beats("worker-1"))
-    claimed(tail, "node-1")
+    claimed(tail, "worker-1")
     (start,) = facts(tail)
     assert isinstance(start, Recorded)
     assert (start.namespace, start.claimed) == ("billing", True)
