@@ -29,12 +29,13 @@ MAX_ASKED = 200
 
 
 class Waiting(NamedTuple):
-    """A publish whose task nobody has begun, as far as was heard; `due_ns` is by our clock."""
+    """A publish whose task nobody has begun, as far as was heard; `due_ns` is by our clock. `told`: it was counted."""
 
     publish: Publish
     heard_ns: int
     due_ns: int
     emitter: str
+    told: bool
 
 
 class Publishes:
@@ -69,7 +70,8 @@ class Publishes:
             if begun:
                 self._tell(publish, now_ns)
         if new and not begun:
-            self._remember(publish, signal.emitter or "", now_ns)
+            told = signal.event_name == SignalName.AFTER_TASK_PUBLISH
+            self._remember(publish, signal.emitter or "", now_ns, told=told)
         return new
 
     def read(self, fact: Enqueued, time_ns: int, zone: tzinfo, now_ns: int) -> None:
@@ -78,9 +80,9 @@ class Publishes:
         publish = self.of(
             *(envelope, envelope.id or "", envelope.name, fact.queue, fact.namespace), time_ns=time_ns, zone=zone
         )
-        begun = self._begun(publish)
-        if (fact.claimed or self._tell(publish, now_ns)) and not begun:
-            self._remember(publish, "", now_ns)
+        begun, told = self._begun(publish), not fact.claimed
+        if (not told or self._tell(publish, now_ns)) and not begun:
+            self._remember(publish, "", now_ns, told=told)
 
     def of(
         self,
@@ -113,12 +115,14 @@ class Publishes:
             attempt.before = _before(publish.origin)
         return begun
 
-    def _remember(self, publish: Publish, emitter: str, now_ns: int) -> None:
-        if publish.task_id not in self._waiting and len(self._waiting) >= MAX_KNOWN:
+    def _remember(self, publish: Publish, emitter: str, now_ns: int, *, told: bool) -> None:
+        known = self._waiting.get(publish.task_id)
+        if known is None and len(self._waiting) >= MAX_KNOWN:
             del self._waiting[next(iter(self._waiting))]
         origin = publish.origin
         delay_ns = origin.not_before_ns - origin.enqueued_ns if origin.not_before_ns else 0
-        self._waiting[publish.task_id] = Waiting(publish, now_ns, min(MAX_NS, now_ns + max(0, delay_ns)), emitter)
+        due_ns, told = min(MAX_NS, now_ns + max(0, delay_ns)), told or (known is not None and known.told)
+        self._waiting[publish.task_id] = Waiting(publish, now_ns, due_ns, emitter, told)
 
     def _tell(self, publish: Publish, now_ns: int) -> bool:
         """Tell of a publish, if nobody did yet."""
@@ -130,7 +134,8 @@ class Publishes:
     def begun(self, attempt: Attempt, now_ns: int) -> None:
         """Note that a task is worked on: so it was published, though the signal that says so may be lost."""
         if waiting := self._waiting.pop(attempt.task_id, None):
-            self._tell(waiting.publish, now_ns)
+            if not waiting.told:
+                self._tell(waiting.publish, now_ns)
             if not attempt.number:
                 attempt.before = _before(waiting.publish.origin)
 
@@ -155,8 +160,8 @@ class Publishes:
     def restore(self, state: list[Waiting], shift: Shift) -> None:
         """Go on from a state; nothing is forgotten for our absence before its record can be asked for."""
         self._waiting = {
-            publish.task_id: Waiting(publish, shift(heard_ns) + shift.away_ns, shift(due_ns), emitter)
-            for publish, heard_ns, due_ns, emitter in state
+            publish.task_id: Waiting(publish, shift(heard_ns) + shift.away_ns, shift(due_ns), emitter, told)
+            for publish, heard_ns, due_ns, emitter, told in state
         }
 
     def part(self, namespace: str, emitters: Collection[str]) -> None:

@@ -21,7 +21,7 @@ from agent.correlate.workflows import WorkflowsState
 if TYPE_CHECKING:
     from agent.correlate.origin import Kin
 
-VERSION = 3
+VERSION = 4
 
 
 CHUNK = 1000

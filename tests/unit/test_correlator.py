@@ -456,6 +456,18 @@ def test_a_thin_envelope_does_not_keep_a_better_one_from_being_read() -> None:
     assert len(Heard().hear([thin, *payloads[1:]]).spans) == 3
 
 
+@pytest.mark.parametrize("seconds", [0, 59, 61, 500])
+def test_a_publish_is_counted_once_however_long_its_task_waits(seconds: int) -> None:
+    story, heard = Story(), Heard()
+    story.recorded.before_publish(envelope())
+    story.recorded.after_publish(envelope())
+    heard.hear(story.payloads).pass_time(seconds)
+    assert heard.counts()["stem.tasks.published"] == 1
+    story.time.advance(seconds)
+    heard.hear(story.run())
+    assert heard.counts()["stem.tasks.published"] == 1
+
+
 def test_a_publish_may_be_told_by_its_envelope_alone() -> None:
     story = Story()
     story.recorded.emit("after-task-publish", {"taskId": TASK_ID}, envelope=envelope())
