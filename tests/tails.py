@@ -3,9 +3,12 @@
 from datetime import datetime, timedelta
 from typing import Any
 
-from agent.receivers.stem_tail.flights import Flights, News, Pace
+from agent.receivers.stem_tail.flight import News
+from agent.receivers.stem_tail.flights import Flights, Pace
 from agent.stem.catalogue import TaskState
 from agent.stem.envelope import Envelope
+from agent.stem.keys import Keys
+from agent.stem.questions.deliveries import Place
 from agent.stem.questions.entries import Entry
 from agent.stem.status import TaskStatus
 from tests.support import EPOCH, SECOND, TASK_ID, UTC_ZONE, nanoseconds
@@ -68,6 +71,11 @@ def queued(written: float = 0.4) -> TaskStatus:
     return record(TaskState.QUEUED, updated_at=at(written), task=None)
 
 
+def place_of(envelope: Envelope, ready_ms: int) -> Place:
+    queue = envelope.queue or "default"
+    return Place(queue, Keys().stream(queue), f"{ready_ms}-{envelope.attempt or 0}")
+
+
 class Tail:
     """Flights, and the seconds that have passed."""
 
@@ -82,7 +90,8 @@ class Tail:
     def entered(self, *entries: Envelope, seconds: float | None = None) -> list[bool]:
         """Take entries that are ready now; return which are publishes."""
         self.seconds = self.seconds if seconds is None else seconds
-        return [self.flights.entered(each, NOW_MS + round(self.seconds * 1000), self.now_ns) for each in entries]
+        ms = NOW_MS + round(self.seconds * 1000)
+        return [self.flights.entered(each, ms, place_of(each, ms), self.now_ns) for each in entries]
 
     def told(self, *records: TaskStatus, seconds: float | None = None) -> list[News]:
         """Take records; return all news together."""

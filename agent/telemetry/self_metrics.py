@@ -54,6 +54,7 @@ COUNTERS = {
     "stem_agent.tail.unreadable": ("{item}", "Entries and records that are none"),
     "stem_agent.tail.ambiguous": ("{record}", "Records that may be about several deliveries"),
     "stem_agent.tail.dropped": ("{task}", "Tasks given up before their record told an end, by reason"),
+    "stem_agent.tail.hidden": ("{task}", "Tasks done whose record says queued, written late over how they ended"),
     "stem_agent.tail.overlooked": ("{attempt}", "Attempts whose record was overwritten before it was read"),
     "stem_agent.correlate.evicted": ("{attempt}", "Open attempts dropped, by reason"),
     "stem_agent.state.refused": ("{state}", "States of the process before that could not be used, by reason"),

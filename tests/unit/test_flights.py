@@ -3,7 +3,7 @@
 import pytest
 from msgspec import structs
 
-from agent.receivers.stem_tail.flights import Told, Unseen
+from agent.receivers.stem_tail.flight import Told, Unseen
 from agent.stem.catalogue import TaskState
 from agent.stem.envelope import Envelope
 from tests.support import SECOND, TASK_ID

@@ -13,7 +13,7 @@ from agent.receivers.stem_tail.hold import ACQUAINTANCE_NS, Hold
 from agent.receivers.stem_tail.journal import MOST_CLOSED, REFRESHED_NS, Journal
 from agent.receivers.stem_tail.listener import tells_of_writes
 from agent.receivers.stem_tail.memory import Memory
-from agent.receivers.stem_tail.notes import Notes, Place
+from agent.receivers.stem_tail.notes import Notes, Standing
 from agent.receivers.stem_tail.positions import Positions
 from agent.receivers.stem_tail.session import Session
 from agent.stem.catalogue import TaskState
@@ -205,20 +205,20 @@ def test_notes_come_back_as_they_were_left() -> None:
     notes = tail_notes.decode(noted_everything(tail))
     assert notes
     assert notes.totals == TOTALS
-    assert notes.place == tail.place()
+    assert notes.standing == tail.standing()
     assert notes.flights == tail.flights.all()
     assert tail_notes.unpack(tail_notes.pack(noted_everything(tail))) == notes
 
 
 def noted_everything(tail: Session) -> dict[str, bytes]:
-    encoded = tail_notes.encode(tail.place(), tail.changes(everything=True), TOTALS)
+    encoded = tail_notes.encode(tail.standing(), tail.changes(everything=True), TOTALS)
     return {key: note for key, note in encoded.items() if note is not None}
 
 
 def test_what_has_ended_is_struck_from_the_notes() -> None:
     tail = under_way(noted=True)
-    encoded = tail_notes.encode(tail.place(), tail.changes(), {"gone": None})
-    assert set(encoded) == {"place", "total:gone", f"task:{TASK_ID}", "task:task-3"}
+    encoded = tail_notes.encode(tail.standing(), tail.changes(), {"gone": None})
+    assert set(encoded) == {"standing", "total:gone", f"task:{TASK_ID}", "task:task-3"}
     assert [key for key, note in encoded.items() if note is None] == ["task:task-3", "total:gone"]
 
 
@@ -226,7 +226,7 @@ def test_whoever_goes_on_stands_where_the_one_before_stood() -> None:
     before = under_way()
     notes = tail_notes.decode(noted_everything(before))
     tail = Session(CONFIG, NOW_MS + 60_000, notes, NOW_NS + 60 * SECOND)
-    assert tail.place() == before.place()
+    assert tail.standing() == before.standing()
     assert tail.positions.at[Keys().stream("default", 9)] == f"{NOW_MS}-0"
     assert set(tail.flights.due(NOW_NS + 60 * SECOND, 10)) == {TASK_ID, "task-2"}
     tail.recorded(succeeded(6, 9), NOW_NS + 60 * SECOND)
@@ -292,7 +292,7 @@ def test_of_nothing_there_are_no_notes() -> None:
         pytest.param(lambda note: note[:9], "broken", id="cut off"),
     ],
 )
-@pytest.mark.parametrize("key", ["place", f"task:{TASK_ID}"])
+@pytest.mark.parametrize("key", ["standing", f"task:{TASK_ID}"])
 def test_notes_that_do_not_fit_are_refused_with_the_reason(key: str, change: Any, reason: str) -> None:
     notes = noted_everything(under_way())
     notes[key] = change(notes[key])
@@ -330,45 +330,45 @@ async def test_what_has_arrived_is_noted_and_what_was_told_later_is_not() -> Non
     account, journal = ledger.account("otlp_http", "logs"), Journal(notebook, "stem_tail", ledger)
     for number in range(3):
         account.accepted += 10
-        journal.close({"place": b"%d" % number, f"task:{number}": b"x"}, NOW_NS)
+        journal.close({"standing": b"%d" % number, f"task:{number}": b"x"}, NOW_NS)
     account.delivered = 29
     await journal.write()
-    assert notebook.amended["stem_tail"] == {"place": b"1", "task:0": b"x", "task:1": b"x"}
+    assert notebook.amended["stem_tail"] == {"standing": b"1", "task:0": b"x", "task:1": b"x"}
 
 
 async def test_notes_are_written_once_everything_that_was_told_before_has_found_its_end() -> None:
     notebook, ledger = MemoryNotebook(), Ledger()
     account, journal = ledger.account("otlp_http", "traces"), Journal(notebook, "stem_tail", ledger)
     account.accepted = 5
-    journal.close({"place": b"1"}, NOW_NS)
+    journal.close({"standing": b"1"}, NOW_NS)
     account.accepted = 9
     account.delivered = 4
     await journal.write()
     assert notebook.amended == {}
     account.dropped["queue_overflow"] += 1  # also an end
     await journal.write()
-    assert notebook.amended == {"stem_tail": {"place": b"1"}}
+    assert notebook.amended == {"stem_tail": {"standing": b"1"}}
 
 
 async def test_at_the_end_notes_are_written_at_once() -> None:
     notebook, ledger = MemoryNotebook(), Ledger()
     ledger.account("otlp_http", "traces").accepted = 5
     journal = Journal(notebook, "stem_tail", ledger)
-    journal.close({"place": b"1"}, NOW_NS)
+    journal.close({"standing": b"1"}, NOW_NS)
     await journal.write(everything=True)
-    assert notebook.amended == {"stem_tail": {"place": b"1"}}
+    assert notebook.amended == {"stem_tail": {"standing": b"1"}}
 
 
 async def test_notes_that_could_not_be_written_are_written_later() -> None:
     notebook = MemoryNotebook()
     journal = Journal(notebook, "stem_tail", Ledger())
-    journal.close({"place": b"1"}, NOW_NS)
+    journal.close({"standing": b"1"}, NOW_NS)
     notebook.broken = True
     with pytest.raises(ConnectionRefusedError):
         await journal.write()
     notebook.broken = False
     await journal.write()
-    assert notebook.amended == {"stem_tail": {"place": b"1"}}
+    assert notebook.amended == {"stem_tail": {"standing": b"1"}}
 
 
 # --- memory ----------------------------------------------------------------------------------------------------------
@@ -449,7 +449,11 @@ async def test_notes_are_taken_once_nothing_waits_to_be_told(among_others: Remem
     facts(tail)
     memory.close(tail, totals, NOW_NS)
     await memory.write()
-    assert set(notebook.amended["stem_tail"]) == {"place", "total:a", *(f"task:{each}" for each in tail.flights.all())}
+    assert set(notebook.amended["stem_tail"]) == {
+        "standing",
+        "total:a",
+        *(f"task:{each}" for each in tail.flights.all()),
+    }
     memory.close(tail, totals, NOW_NS)
     notebook.amended.clear()
     await memory.write()
@@ -465,7 +469,7 @@ async def test_whoever_writes_notes_is_told_when_something_has_arrived(among_oth
     assert memory.delivered.is_set()
 
 
-@pytest.mark.parametrize("key", ["place", f"task:{TASK_ID}"])
+@pytest.mark.parametrize("key", ["standing", f"task:{TASK_ID}"])
 async def test_notes_that_cannot_be_used_are_told_of_and_struck(among_others: Remembering, key: str) -> None:
     memory = await among_others()
     await memory.recall()
@@ -488,6 +492,6 @@ async def test_leavings_without_a_place_are_struck(among_others: Remembering) ->
 def test_a_place_says_up_to_where_each_stream_was_read() -> None:
     tail = session()
     tail.positions.at[STREAM] = "7-1"
-    place: Place = tail.place()
-    assert (place.begin_ms, place.since_ms, place.queues) == (NOW_MS, NOW_MS, ["default"])
-    assert place.at[STREAM] == "7-1"
+    standing: Standing = tail.standing()
+    assert (standing.begin_ms, standing.since_ms, standing.queues) == (NOW_MS, NOW_MS, ["default"])
+    assert standing.at[STREAM] == "7-1"

@@ -124,6 +124,7 @@ WARNINGS = {
     "StepDeclined",
     "AttemptsOverlooked",
     "RecordAmbiguous",
+    "RecordsHidden",
     "TailFailed",
     "TotalsInterrupted",
 }

@@ -351,7 +351,8 @@ class Sender:
         account = self._account
         rejected = min(outcome.rejected, sealed.count)
         account.delivered += sealed.count - rejected
-        account.rejected["partial_success"] += rejected
+        if rejected:
+            account.rejected["partial_success"] += rejected
         account.ended()
         if rejected:
             self._telemetry.emit(ItemsRejected(account.exporter, account.kind, rejected, outcome.message))

@@ -66,8 +66,8 @@ class StemTailConfig(BrokerConfig):
     storage: str | None = Field(
         None,
         min_length=1,
-        description="id of the extension that keeps how far was read until the next start; with `ownership` Redis does; "
-        "absent: nobody does",
+        description="id of the extension that keeps how far was read until the next start; with `ownership`, which "
+        "keeps that in Redis, it is not used",
     )
     results: RecordsConfig = Field(default_factory=RecordsConfig, description="Stem's result backend")
 
