@@ -9,15 +9,17 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from agent.core.errors import ConfigError, Problem
+from agent.core.errors import ConfigError, Level, Problem
 from agent.core.masking import Masker
 from agent.otlp.batch import Kind
 from agent.registry import RECEIVERS, SECTIONS, SIGNALS, STORAGE, type_of
-from agent.settings.document import Document, read
+from agent.settings.document import Document, compose
 from agent.settings.document import Path as KeyPath
+from agent.settings.layers import assignment, merge
 from agent.settings.model import Config
 from agent.settings.resource import ResourceError, parse_attributes
 from agent.settings.secrets import secrets_of
+from agent.settings.substitution import read, substitute
 from agent.settings.types import Duration
 from agent.settings.validate import nearest, validate
 
@@ -101,25 +103,49 @@ def default_file() -> Path:
     return packaged if packaged.exists() else Path(__file__).parents[1] / "config" / "default.yaml"
 
 
-def load(file: Path | None, environ: Mapping[str, str] | None = None) -> AgentConfig:
-    """Load `file`, or without one the shipped default with Stem's own variables applied.
-
-    Raises `ConfigError` with every problem.
-    """
+def load(
+    files: Path | Sequence[Path] | None, environ: Mapping[str, str] | None = None, *, sets: Sequence[str] = ()
+) -> AgentConfig:
+    """Load a configuration as `gather` does, and check it. Raises `ConfigError` with every problem."""
     environ = os.environ if environ is None else environ
-    path = file or default_file()
+    return check(gather(files, environ, sets=sets), environ)
+
+
+def gather(files: Path | Sequence[Path] | None, environ: Mapping[str, str], *, sets: Sequence[str] = ()) -> Document:
+    """Read `files`, or without any the shipped default with Stem's own variables applied, and merge them.
+
+    Later files go over earlier ones, and what is `set` as `KEY=VALUE` over all files; then variables are substituted.
+    Raises `ConfigError` where something cannot be read, or is not YAML.
+    """
+    paths = [files] if isinstance(files, Path) else list(files or ())
+    documents: list[Document] = []
+    problems: list[Problem] = []
+    for path in paths or [default_file()]:
+        try:
+            documents.append(_composed(path))
+        except ConfigError as error:
+            problems.extend(error.problems)
+    if problems:
+        raise ConfigError(problems)
+    document = documents[0]
+    if not paths:
+        _apply_protocols(document, environ)
+        _apply_metric_exporters(document, environ)
+        _apply_health(document, environ)
+        _apply_tail(document, environ)
+    for over in (*documents[1:], *map(assignment, sets)):
+        merge(document, over)
+    substitute(document, environ)
+    return document
+
+
+def _composed(path: Path) -> Document:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         reason = error.strerror if isinstance(error, OSError) else "not UTF-8"
         raise ConfigError([Problem(str(path), 0, 0, "", f"cannot be read: {(reason or '').lower()}")]) from None
-    document = read(text, str(path), environ)
-    if file is None:
-        _apply_protocols(document, environ)
-        _apply_metric_exporters(document, environ)
-        _apply_health(document, environ)
-        _apply_tail(document, environ)
-    return check(document, environ)
+    return compose(text, str(path))
 
 
 def parse(text: str, environ: Mapping[str, str], file: str = "config.yaml") -> AgentConfig:
@@ -139,6 +165,7 @@ def check(document: Document, environ: Mapping[str, str]) -> AgentConfig:
             document.problem((key,), f"unknown key{nearest(key, known)}", at_key=True)
     components = {section: _components(section, document, environ) for section in SECTIONS}
     service = validate(ServiceConfig, root.get("service"), ("service",), document, environ)
+    document.level = Level.REFERENCES
     warnings = _References(root, document).check()
     try:
         parse_attributes(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
@@ -292,9 +319,9 @@ class _References:
         return None
 
     def _unused(self, section: str, identity: str) -> Problem:
-        line, column = self._document.keys.get((section, identity), (0, 0))
+        place = self._document.place((section, identity), at_key=True)
         message = "configured, but used in no pipeline; it will not run"
-        return Problem(self._document.file, line, column, f"{section}.{identity}", message)
+        return Problem(*place, f"{section}.{identity}", message, Level.REFERENCES)
 
 
 _PROTOCOLS = {"http/protobuf": "otlp_http", "grpc": "otlp_grpc"}

@@ -14,7 +14,7 @@ from agent.otlp.batch import Batch, Kind
 from agent.otlp.resource import Resource
 from agent.registry import EXPORTERS, EXTENSIONS, Host
 from agent.registry import STORAGE as DISK
-from agent.settings.document import read
+from agent.settings.substitution import read
 from agent.settings.validate import validate
 from agent.storage.config import FileStorageConfig
 from agent.telemetry.events import Telemetry

@@ -12,7 +12,8 @@ from typing import Any
 import typer
 import uvloop
 
-from agent.cli.report import load_or_exit, tell
+from agent.cli.report import tell
+from agent.cli.sources import Files, Sets, load_or_exit
 from agent.configuration import AgentConfig
 from agent.core.errors import EXIT_HELD, EXIT_LOST, EXIT_OK, AgentError
 from agent.replay import replay as replay_all
@@ -28,17 +29,16 @@ DROPPED = "dropped_by_operator"
 
 app = typer.Typer(help="What waits on the disk.", no_args_is_help=True)
 
-_CONFIG = typer.Option(
-    None, "--config", "-c", metavar="FILE", help="YAML file; without one, Stem's own environment variables."
-)
 _DIRECTORY = typer.Option(None, "--directory", "-d", metavar="DIR", help="Of the storage, instead of a configuration.")
 
 
-def _storages(config: Path | None, directory: Path | None) -> dict[str, FileStorageConfig]:
+def _storages(
+    config: list[Path] | None, sets: list[str] | None, directory: Path | None
+) -> dict[str, FileStorageConfig]:
     """Return the storages that are meant, by id; exits where there is none."""
     if directory:
         return {"--directory": FileStorageConfig(directory=str(directory))}
-    loaded = load_or_exit(config)
+    loaded = load_or_exit(config, sets)
     found = {
         identity: extension
         for identity, extension in loaded.components["extensions"].items()
@@ -55,13 +55,14 @@ def _storages(config: Path | None, directory: Path | None) -> dict[str, FileStor
 
 @app.command("inspect")
 def inspect(
-    config: Path | None = _CONFIG,
+    config: Files = None,
+    sets: Sets = None,
     directory: Path | None = _DIRECTORY,
     as_json: bool = typer.Option(False, "--json", help="One JSON object a storage."),  # noqa: FBT001, FBT003 - typer's form
 ) -> None:
     """Show what waits, how old it is, and what became of the rest. The agent may run meanwhile."""
     failed = False
-    for identity, storage in _storages(config, directory).items():
+    for identity, storage in _storages(config, sets, directory).items():
         place = Path(storage.directory)
         try:
             stock, books = _read(place / FILE)
@@ -166,7 +167,8 @@ def _timeout(value: str) -> float:
 
 @app.command("replay")
 def replay(
-    config: Path | None = _CONFIG,
+    config: Files = None,
+    sets: Sets = None,
     timeout: str = typer.Option("60s", help="How long to try."),
 ) -> None:
     """Send what waits, without receiving anything. The agent must not run: it sends it by itself.
@@ -174,7 +176,7 @@ def replay(
     Exit codes: 0 all of it was delivered; 3 something still waits; 4 something was refused.
     """
     seconds = _timeout(timeout)
-    loaded = load_or_exit(config)
+    loaded = load_or_exit(config, sets)
     settings = loaded.service.telemetry.logs
     logs.configure(settings.level, settings.format)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
@@ -221,14 +223,15 @@ class _Teller:
 
 @app.command("drop")
 def drop(
-    config: Path | None = _CONFIG,
+    config: Files = None,
+    sets: Sets = None,
     directory: Path | None = _DIRECTORY,
     exporter: str | None = typer.Option(None, help="Only what waits for this exporter."),
     signal: str | None = typer.Option(None, help="Only traces, metrics or logs."),
     yes: bool = typer.Option(False, "--yes", help="Do not ask."),  # noqa: FBT001, FBT003 - typer's form of an option
 ) -> None:
     """Give up what waits. It is counted as dropped. The agent must not run."""
-    for identity, storage in _storages(config, directory).items():
+    for identity, storage in _storages(config, sets, directory).items():
         disk = Disk(identity, storage, _Teller())
         try:
             disk.take_lock()

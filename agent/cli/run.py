@@ -2,29 +2,28 @@
 
 import asyncio
 import os
-from pathlib import Path
 
 import typer
 import uvloop
 
 from agent.app import Agent
-from agent.cli.report import load_or_exit, tell
+from agent.cli.report import tell
+from agent.cli.sources import Files, Sets, load_or_exit
 from agent.configuration import AgentConfig
 from agent.core.errors import AgentError
 from agent.telemetry import logs
 
 
 def run(
-    config: Path | None = typer.Option(
-        None, "--config", "-c", metavar="FILE", help="YAML file; without one, Stem's own environment variables."
-    ),
+    config: Files = None,
+    sets: Sets = None,
 ) -> None:
     """Run the agent until SIGTERM or SIGINT.
 
     Exit codes: 0 everything that was accepted was delivered; 3 something is left on the disk, for the next start to
     deliver; 4 something was lost; 78 configuration, or a peer that refused for a reason that will not heal.
     """
-    loaded = load_or_exit(config)
+    loaded = load_or_exit(config, sets)
     settings = loaded.service.telemetry.logs
     logs.configure(settings.level, settings.format, mask=loaded.mask)
     try:

@@ -1,28 +1,26 @@
 """`stem-agent validate`: check a configuration without running it."""
 
 import os
-from pathlib import Path
 
 import typer
 
 from agent.app import Agent
-from agent.cli.report import load_or_exit, tell
-from agent.configuration import default_file
+from agent.cli.report import tell
+from agent.cli.sources import Files, Sets, load_or_exit, named
 from agent.core.errors import AgentError
 from agent.exporters.otlp.config import OtlpConfig
 from agent.settings.tls import ClientTls
 
 
 def validate(
-    config: Path | None = typer.Option(
-        None, "--config", "-c", metavar="FILE", help="YAML file; without one, what `run` would use."
-    ),
+    config: Files = None,
+    sets: Sets = None,
 ) -> None:
     """Check a configuration: syntax, types, references, TLS and header files.
 
     Exit code 0, or 78 after printing every error.
     """
-    loaded = load_or_exit(config)
+    loaded = load_or_exit(config, sets)
     try:
         Agent(loaded, os.environ)
         for configs in loaded.components.values():
@@ -34,4 +32,4 @@ def validate(
     except AgentError as error:
         tell(loaded.mask(f"error: {error}"))
         raise typer.Exit(error.exit_code) from None
-    typer.echo(f"{config or default_file()}: ok")
+    typer.echo(f"{named(config)}: ok")

@@ -10,6 +10,7 @@ Exit codes follow `sysexits.h` where it has a name for the case.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from enum import StrEnum
 from pathlib import Path
 from traceback import extract_tb
 
@@ -29,11 +30,20 @@ class StartupError(AgentError):
     """A component cannot start and waiting will not help: wrong password, no permission, untrusted certificate."""
 
 
+class Level(StrEnum):
+    """What is looked at to find a mistake in a configuration; each needs what those before it need."""
+
+    SYNTAX = "syntax"
+    REFERENCES = "references"
+    ENVIRONMENT = "environment"
+    CONNECTIVITY = "connectivity"
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """One thing wrong in the configuration, with the place to mend it.
 
-    `line` and `column` count from 1; 0 means that the place has none (an environment variable).
+    `line` and `column` count from 1; 0 means that the place has none (an environment variable, a flag).
     """
 
     file: str
@@ -41,10 +51,13 @@ class Problem:
     column: int
     path: str
     message: str
+    level: Level = Level.SYNTAX
 
     def __str__(self) -> str:
         place = f"{self.file}:{self.line}:{self.column}" if self.line else self.file
-        return f"{place}: {self.path}: {self.message}" if self.path else f"{place}: {self.message}"
+        # A flag's place is its path.
+        path = "" if place.endswith(f" {self.path}") else self.path
+        return f"{place}: {path}: {self.message}" if path else f"{place}: {self.message}"
 
 
 class ConfigError(AgentError):

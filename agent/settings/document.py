@@ -3,50 +3,60 @@
 ruamel.yaml's composer keeps the positions; its constructors, which guess types, are not used.
 """
 
-import re
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
-from agent.core.errors import ConfigError, Problem
+from agent.core.errors import ConfigError, Level, Problem
 
 Path = tuple[str | int, ...]
 _NULLS = {"", "~", "null", "Null", "NULL"}
-# ${env:NAME}, ${env:NAME:-default}, ${NAME}; $$ is a dollar sign.
-_REFERENCE = re.compile(r"\$\$|\$\{(?:env:)?([^}:]*)(?::-([^}]*))?\}|\$\{([^}]*)\}")
-_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
+
+
+class Place(NamedTuple):
+    """Where something is written; line and column count from 1, and are 0 where there are none: in a flag."""
+
+    file: str
+    line: int = 0
+    column: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.file}:{self.line}" if self.line else self.file
 
 
 @dataclass(slots=True)
 class Document:
-    """The values of a file, where they stand, and what was found wrong while reading.
+    """The values of one file, or of several merged; where they stand, and what was found wrong while reading.
 
-    `keys` and `values` map a path to line and column, counted from 1; `raw` maps the paths of substituted scalars
-    to the text in the file, so that a message can show the reference and not the secret behind it.
+    `keys` and `values` map a path to the place of the key and of the value; `raw` maps the paths of substituted scalars
+    to the text in the file, so that a message can show the reference and not the secret behind it, and `filled` to
+    where the substitutes came from, in words; `origins` has the paths that a variable filled, with its name in words.
     """
 
     file: str
     root: Any = None
-    keys: dict[Path, tuple[int, int]] = field(default_factory=dict)
-    values: dict[Path, tuple[int, int]] = field(default_factory=dict)
+    keys: dict[Path, Place] = field(default_factory=dict)
+    values: dict[Path, Place] = field(default_factory=dict)
     raw: dict[Path, str] = field(default_factory=dict)
+    filled: dict[Path, tuple[str, ...]] = field(default_factory=dict)
     origins: dict[Path, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    level: Level = Level.SYNTAX
 
     def problem(self, path: Path, message: str, *, at_key: bool = False) -> None:
         """Note a problem at the value, or the key, of `path`; at the nearest parent if the path is not in the file."""
-        if path in self.origins:
-            self.problems.append(Problem(self.origins[path], 0, 0, dotted(path), message))
-            return
+        place = Place(self.origins[path]) if path in self.origins else self.place(path, at_key=at_key)
+        self.problems.append(Problem(*place, dotted(path), message, self.level))
+
+    def place(self, path: Path, *, at_key: bool = False) -> Place:
+        """Return where the value, or the key, of `path` is; that of the nearest parent if it is not in the file."""
         where, places = path, self.keys if at_key else self.values
         while where and where not in places:
             where, places = where[:-1], self.keys if len(where) > 1 else self.values
-        line, column = places.get(where, (1, 1))
-        self.problems.append(Problem(self.file, line, column, dotted(path), message))
+        return places.get(where, Place(self.file, 1, 1))
 
 
 def dotted(path: Path) -> str:
@@ -57,8 +67,8 @@ def dotted(path: Path) -> str:
     return text
 
 
-def read(text: str, file: str, environ: Mapping[str, str]) -> Document:
-    """Parse `text` and substitute variables in its scalar leaves, once.
+def compose(text: str, file: str, *, under: Path = ()) -> Document:
+    """Parse `text`; nothing is substituted yet. A flag has no lines: it is said `under` which path its value belongs.
 
     Raises `ConfigError` where the text is not YAML; everything else is noted in the document.
     """
@@ -67,28 +77,30 @@ def read(text: str, file: str, environ: Mapping[str, str]) -> Document:
     yaml.allow_duplicate_keys = True  # noticed below, with both lines
     try:
         node = yaml.compose(text)
-        document.root = _Reader(document, environ).value(node, ()) if node else None
+        document.root = _Reader(document, flag=bool(under)).value(node, under) if node else None
     except RecursionError:
-        raise ConfigError([Problem(file, 1, 1, "", "not valid YAML: nested too deeply")]) from None
+        raise _not_yaml(Place(file) if under else Place(file, 1, 1), "nested too deeply") from None
     except MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise ConfigError([Problem(file, line, column, "", f"not valid YAML: {error.problem}")]) from None
+        raise _not_yaml(Place(file) if under else Place(file, line, column), str(error.problem)) from None
     except YAMLError as error:
-        first_line = str(error).splitlines()[0]
-        raise ConfigError([Problem(file, 1, 1, "", f"not valid YAML: {first_line}")]) from None
+        raise _not_yaml(Place(file) if under else Place(file, 1, 1), str(error).splitlines()[0]) from None
     return document
 
 
+def _not_yaml(place: Place, reason: str) -> ConfigError:
+    return ConfigError([Problem(*place, "", f"not valid YAML: {reason}")])
+
+
 class _Reader:
-    def __init__(self, document: Document, environ: Mapping[str, str]) -> None:
+    def __init__(self, document: Document, *, flag: bool) -> None:
         self._document = document
-        self._environ = environ
+        self._flag = flag
         self._open: set[int] = set()
 
     def value(self, node: Node, path: Path) -> Any:
-        mark = node.start_mark
-        self._document.values[path] = (mark.line + 1, mark.column + 1)
+        self._document.values[path] = self._place(node)
         if id(node) in self._open:
             self._document.problem(path, "the alias refers to the very thing it is in")
             return None
@@ -98,55 +110,34 @@ class _Reader:
         finally:
             self._open.discard(id(node))
 
+    def _place(self, node: Node) -> Place:
+        mark = node.start_mark
+        file = self._document.file
+        return Place(file) if self._flag else Place(file, mark.line + 1, mark.column + 1)
+
     def _typed(self, node: Node, path: Path) -> Any:
         if isinstance(node, MappingNode):
             return self._mapping(node, path)
         if isinstance(node, SequenceNode):
             return [self.value(item, (*path, index)) for index, item in enumerate(node.value)]
-        return self._scalar(cast("ScalarNode", node), path)
+        return _scalar(cast("ScalarNode", node))
 
     def _mapping(self, node: MappingNode, path: Path) -> dict[str, Any]:
         result: dict[str, Any] = {}
         for key_node, value_node in node.value:
             key = str(key_node.value)
             here = (*path, key)
-            place = (key_node.start_mark.line + 1, key_node.start_mark.column + 1)
+            place = self._place(key_node)
             if key in result:
-                message = f"duplicate key; first given in line {self._document.keys[here][0]}"
-                self._document.problems.append(Problem(self._document.file, *place, dotted(here), message))
+                first = self._document.keys[here].line
+                message = f"duplicate key{f'; first given in line {first}' if first else ''}"
+                self._document.problems.append(Problem(*place, dotted(here), message))
                 continue
             self._document.keys[here] = place
             result[key] = self.value(value_node, here)
         return result
 
-    def _scalar(self, node: ScalarNode, path: Path) -> str | None:
-        text = str(node.value)
-        if node.style is None and text in _NULLS:
-            return None
-        if "$" not in text:
-            return text
-        substituted = _REFERENCE.sub(lambda match: self._substitute(match, path), text)
-        if substituted != text:
-            self._document.raw[path] = text
-        return substituted
 
-    def _substitute(self, match: re.Match[str], path: Path) -> str:
-        if match[0] == "$$":
-            return "$"
-        name, default, other = match[1], match[2], match[3]
-        if other is not None or not _NAME.fullmatch(name):
-            self._document.problem(
-                path, f"found {match[0]!r}, expected ${{env:NAME}} or ${{env:NAME:-default}} ($$ for a dollar sign)"
-            )
-            return ""
-        # The default also serves a variable that is set but empty, as the OpenTelemetry data model says.
-        if value := self._environ.get(name):
-            return value
-        if default is not None:
-            return default
-        state = "empty" if name in self._environ else "not set"
-        self._document.problem(
-            path,
-            f"environment variable {name} is {state} and has no default; set it, or write ${{env:{name}:-default}}",
-        )
-        return ""
+def _scalar(node: ScalarNode) -> str | None:
+    text = str(node.value)
+    return None if node.style is None and text in _NULLS else text

@@ -4,15 +4,17 @@ import difflib
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, SecretStr, ValidationError
 from pydantic_core import ErrorDetails
 
 from agent.settings.document import Document, Path, dotted
 from agent.settings.model import Env
+from agent.settings.substitution import without_defaults
 from agent.settings.types import EXPECTED
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_HIDDEN = "a value (not shown: it may be secret)"
 _WANTED = {
     "int_parsing": "a whole number",
     "int_type": "a whole number",
@@ -111,7 +113,9 @@ def _note(detail: ErrorDetails, model: type[BaseModel], path: Path, document: Do
     elif kind == "missing":
         document.problem(where, "required, but missing")
     else:
-        document.problem(where, f"found {_shown(detail['input'], where, document)}, expected {_wanted(detail)}")
+        secret = SecretStr in _parts(_annotation_at(model, detail["loc"]))
+        found = _shown(detail["input"], where, document, secret=secret)
+        document.problem(where, f"found {found}, expected {_wanted(detail)}")
 
 
 def _wanted(detail: ErrorDetails) -> str:
@@ -126,10 +130,10 @@ def _wanted(detail: ErrorDetails) -> str:
     return message.removeprefix("Input should be ").removeprefix("Value error, ")
 
 
-def _shown(value: Any, where: Path, document: Document) -> str:
+def _shown(value: Any, where: Path, document: Document, *, secret: bool) -> str:
     """Show what was found without showing a secret: references stay references, URLs lose their credentials."""
-    if where in document.raw:
-        return f"{document.raw[where]!r} (as substituted)"
+    if where in document.raw and not _hides(raw := without_defaults(document.raw[where])):
+        return f"{raw!r} (as substituted)"
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list | tuple):
@@ -137,16 +141,33 @@ def _shown(value: Any, where: Path, document: Document) -> str:
     if value is None:
         return "nothing"
     text = str(value)
-    # Variables are where secrets are, a malformed URL may have its password anywhere, a header is a secret as a whole.
-    hidden = where in document.origins or "headers" in where or any(mark in text for mark in ("@", "//:", "?"))
-    return "a value (not shown: it may be secret)" if hidden else repr(text)
+    # Variables are where secrets are, a header is a secret as a whole.
+    hidden = secret or where in document.origins or where in document.raw or "headers" in where or _hides(text)
+    return _HIDDEN if hidden else repr(text)
+
+
+def _hides(text: str) -> bool:
+    """Tell whether a text may have a secret in it: a malformed URL may have its password anywhere."""
+    return any(mark in text for mark in ("@", "//:", "?"))
 
 
 def _keys_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
+    models = [part for part in _parts(_annotation_at(model, loc)) if issubclass(part, BaseModel)]
+    return list(models[0].model_fields) if models else []
+
+
+def _annotation_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> Any:
+    """Return the type of the option at `loc`, as it is annotated; None where there is none."""
     current: Any = model
     for part in loc:
-        info = getattr(current, "model_fields", {}).get(part)
+        fields = next((each.model_fields for each in _parts(current) if issubclass(each, BaseModel)), {})
+        info = fields.get(str(part))
         current = info.annotation if info else None
-        if not isinstance(current, type):
-            current = next((arg for arg in get_args(current) if isinstance(arg, type)), None)
-    return list(getattr(current, "model_fields", {}))
+    return current
+
+
+def _parts(annotation: Any) -> list[type]:
+    """Return the types that an annotation such as `str | None` is made of."""
+    if isinstance(annotation, type) and not get_args(annotation):
+        return [annotation]
+    return [part for each in get_args(annotation) for part in _parts(each)]

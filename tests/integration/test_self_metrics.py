@@ -16,7 +16,7 @@ from agent.demo.sink import attributes
 from agent.otlp.batch import Kind
 from agent.registry import EXPORTERS
 from agent.self_telemetry import _destination
-from agent.settings.document import read
+from agent.settings.substitution import read
 from agent.settings.validate import validate
 from agent.telemetry.events import Telemetry
 from agent.telemetry.self_failures import hear_failures

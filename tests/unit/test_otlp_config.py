@@ -11,7 +11,7 @@ from agent.exporters.otlp.headers import read_headers
 from agent.exporters.otlp_grpc.config import OtlpGrpcConfig
 from agent.exporters.otlp_http.config import OtlpHttpConfig
 from agent.otlp.batch import Kind
-from agent.settings.document import read
+from agent.settings.substitution import read
 from agent.settings.validate import validate
 
 
