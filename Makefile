@@ -29,21 +29,23 @@ demo: $(VENV)/.demo ## the main job on an embedded Valkey; ARGS="--duration 20s"
 test: $(VENV)/.dev ## all tests, on a real Valkey and a real OTLP server; ARGS="-k name"
 	@$(BIN)/python -m pytest -n auto $(ARGS)
 
-check: $(VENV)/.dev ## ruff, mypy strict, import layers, generated tables
+check: $(VENV)/.dev ## ruff, mypy strict, import layers, generated tables and schema
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 	$(BIN)/python -m agent.options --check
+	$(BIN)/python -m agent.schema --check
 	$(BIN)/python -m tests.benchmarks.report --check
 	$(BIN)/python -m tests.fidelity.report --check
 	$(BIN)/python -m tests.fidelity.tail --check
 	$(BIN)/python -m tests.chaos.report --check
 
-format: $(VENV)/.dev ## let ruff format and mend what it can; write generated tables
+format: $(VENV)/.dev ## let ruff format and mend what it can; write generated tables and schema
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 	$(BIN)/python -m agent.options --write
+	$(BIN)/python -m agent.schema --write
 	$(BIN)/python -m tests.benchmarks.report --write
 	$(BIN)/python -m tests.fidelity.report --write
 	$(BIN)/python -m tests.fidelity.tail --keep

@@ -13,10 +13,9 @@ from pydantic_core import PydanticUndefined
 from agent.configuration import ServiceConfig
 from agent.registry import SECTIONS
 from agent.settings.model import Env
+from agent.settings.writing import written
 
 README = Path(__file__).parents[1] / "README.md"
-_DURATIONS = ((3600.0, "h"), (60.0, "m"), (1.0, "s"), (0.001, "ms"))
-_SIZES = ((1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
 
 
 def tables() -> str:
@@ -62,23 +61,9 @@ def _default(info: FieldInfo) -> str:
     value: Any = info.get_default(call_default_factory=True, validated_data={})
     if value is PydanticUndefined:
         return "required"
-    kind = _kind(info)
     if value in (None, (), {}):
-        text = ""
-    elif isinstance(value, bool):
-        text = str(value).lower()
-    elif kind == "duration":
-        text = next((f"{value / unit:g}{name}" for unit, name in _DURATIONS if value >= unit), "0")
-    elif kind == "size":
-        text = next((f"{value // unit}{name}" for unit, name in _SIZES if value >= unit), str(value))
-    else:
-        text = str(value)
-    return f"`{text}`" if text else ""
-
-
-def _kind(info: FieldInfo) -> str:
-    names = {getattr(getattr(mark, "func", None), "__name__", "") for mark in info.metadata}
-    return "duration" if "parse_duration" in names else "size" if "parse_size" in names else ""
+        return ""
+    return f"`{str(value).lower() if isinstance(value, bool) else written(info, value)}`"
 
 
 def _choices(info: FieldInfo) -> str:

@@ -3,7 +3,7 @@
 import typer
 
 from agent import __version__
-from agent.cli import demo, observe, queue, run, status, task, validate, worker
+from agent.cli import config, demo, observe, queue, run, status, task, validate, worker
 from agent.cli.stores import ProbeCommand
 
 app = typer.Typer(
@@ -18,6 +18,7 @@ app.command("validate")(validate.validate)
 app.command("status", cls=ProbeCommand)(status.status)
 app.command("demo")(demo.demo)
 app.command("task", cls=ProbeCommand)(task.task)
+app.add_typer(config.app, name="config")
 app.add_typer(observe.app, name="observe")
 app.add_typer(queue.app, name="queue")
 app.add_typer(worker.app, name="worker")

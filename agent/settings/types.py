@@ -9,7 +9,7 @@ from ipaddress import ip_address
 from typing import Annotated, Any, NamedTuple
 from urllib.parse import SplitResult, unquote, urlsplit
 
-from pydantic import BeforeValidator, SecretStr
+from pydantic import BeforeValidator, SecretStr, WithJsonSchema
 from pydantic_core import PydanticCustomError
 
 EXPECTED = "expected"
@@ -200,13 +200,51 @@ def parse_time_zone(value: Any) -> Any:
     return value
 
 
-Duration = Annotated[float, BeforeValidator(parse_duration)]
+Duration = Annotated[
+    float,
+    BeforeValidator(parse_duration),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {
+                    "type": "string",
+                    "pattern": r"^(0|([0-9]+(\.[0-9]+)?(us|ms|s|m|h))+)$",
+                    "examples": ["250ms", "10s", "5m"],
+                },
+                {"const": 0},
+            ]
+        }
+    ),
+]
 """Seconds."""
-ByteSize = Annotated[int, BeforeValidator(parse_size)]
+ByteSize = Annotated[
+    int,
+    BeforeValidator(parse_size),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string", "pattern": f"^{_SIZE.pattern}$", "examples": ["64KiB", "512MiB"]},
+                {"type": "integer", "minimum": 0},
+            ]
+        }
+    ),
+]
 """Bytes."""
 Flag = Annotated[bool, BeforeValidator(parse_bool)]
-HttpUrl = Annotated[str, BeforeValidator(parse_endpoint)]
-ListenAddress = Annotated[HostPort, BeforeValidator(parse_listen_address)]
-RedisAddress = Annotated[RedisUrl, BeforeValidator(parse_redis_url)]
+HttpUrl = Annotated[
+    str,
+    BeforeValidator(parse_endpoint),
+    WithJsonSchema({"type": "string", "pattern": "^https?://", "examples": ["http://localhost:4318"]}),
+]
+ListenAddress = Annotated[
+    HostPort,
+    BeforeValidator(parse_listen_address),
+    WithJsonSchema({"type": "string", "pattern": ":[0-9]+$", "examples": ["127.0.0.1:13133"]}),
+]
+RedisAddress = Annotated[
+    RedisUrl,
+    BeforeValidator(parse_redis_url),
+    WithJsonSchema({"type": "string", "pattern": "^rediss?://", "examples": ["redis://localhost:6379/0"]}),
+]
 TimeZone = Annotated[str, BeforeValidator(parse_time_zone)]
 Secret = SecretStr
