@@ -336,6 +336,8 @@ def _apply_protocols(document: Document, environ: Mapping[str, str]) -> None:
         protocol = environ[variable] if variable else "http/protobuf"
         if exporter := _PROTOCOLS.get(protocol):
             pipelines[kind]["exporters"] = [exporter]
+            if variable:
+                document.origins["service", "pipelines", str(kind), "exporters"] = f"environment variable {variable}"
             used.add(exporter)
         else:
             message = f"found {protocol!r}, expected {' or '.join(_PROTOCOLS)}"
@@ -368,6 +370,7 @@ def _apply_metric_exporters(document: Document, environ: Mapping[str, str]) -> N
             document.problems.append(Problem(f"environment variable {variable}", 0, 0, "", message))
     if chosen:
         document.root["service"]["pipelines"]["metrics"]["exporters"] = list(dict.fromkeys(chosen))
+        document.origins["service", "pipelines", "metrics", "exporters"] = f"environment variable {variable}"
 
 
 def _apply_tail(document: Document, environ: Mapping[str, str]) -> None:

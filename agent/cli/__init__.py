@@ -3,7 +3,7 @@
 import typer
 
 from agent import __version__
-from agent.cli import config, demo, observe, queue, run, status, task, validate, worker
+from agent.cli import components, config, demo, observe, print_config, queue, run, status, task, validate, worker
 from agent.cli.stores import ProbeCommand
 
 app = typer.Typer(
@@ -15,6 +15,8 @@ app = typer.Typer(
 )
 app.command("run")(run.run)
 app.command("validate")(validate.validate)
+app.command("print-config")(print_config.print_config)
+app.command("components")(components.components)
 app.command("status", cls=ProbeCommand)(status.status)
 app.command("demo")(demo.demo)
 app.command("task", cls=ProbeCommand)(task.task)

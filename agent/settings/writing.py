@@ -21,7 +21,7 @@ def written(info: FieldInfo, value: Any) -> Any:
         return duration(value)
     if isinstance(value, int) and parser is parse_size:
         return size(value)
-    return _plain(value)
+    return plain(value)
 
 
 def duration(seconds: float) -> str:
@@ -51,13 +51,14 @@ def _inner(annotation: Any) -> list[Any]:
     return [mark for part in parts for mark in getattr(part, "__metadata__", ())]
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """Return a value of which nothing is known but its type in plain types."""
     if isinstance(value, BaseModel):
         return {name: written(info, getattr(value, name)) for name, info in type(value).model_fields.items()}
     if isinstance(value, Mapping):
-        return {str(key): _plain(each) for key, each in value.items()}
+        return {str(key): plain(each) for key, each in value.items()}
     if isinstance(value, list | tuple) and not isinstance(value, HostPort):
-        return [_plain(each) for each in value]
+        return [plain(each) for each in value]
     return _scalar(value)
 
 
