@@ -48,8 +48,12 @@ class Document:
 
     def problem(self, path: Path, message: str, *, at_key: bool = False) -> None:
         """Note a problem at the value, or the key, of `path`; at the nearest parent if the path is not in the file."""
-        place = Place(self.origins[path]) if path in self.origins else self.place(path, at_key=at_key)
+        place = self.source(path, at_key=at_key)
         self.problems.append(Problem(*place, dotted(path), message, self.level))
+
+    def source(self, path: Path, *, at_key: bool = False) -> Place:
+        """Return where `path` comes from: a variable that filled it, else its place."""
+        return Place(self.origins[path]) if path in self.origins else self.place(path, at_key=at_key)
 
     def place(self, path: Path, *, at_key: bool = False) -> Place:
         """Return where the value, or the key, of `path` is; that of the nearest parent if it is not in the file."""

@@ -1,15 +1,27 @@
 """Base of every configuration model, and the mark that names a field's environment variables."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, ConfigDict
+
+if TYPE_CHECKING:
+    from agent.settings.needs import RedisUse
 
 
 class Config(BaseModel):
     """What an operator writes about one thing: unknown keys are errors, values are frozen."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, arbitrary_types_allowed=True, hide_input_in_errors=True)
+
+    def missing_here(self) -> Iterator[str]:
+        """Yield what this machine lacks for it, a message each; `validate` asks, and changes nothing."""
+        yield from ()
+
+    def redis_uses(self) -> Iterator["RedisUse"]:
+        """Yield the servers that it uses, and what it must be allowed to do there; `validate` asks."""
+        yield from ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,12 +1,16 @@
 """Where a fleet's queues are, for whoever reads them."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field
 
 from agent.settings.model import Config, Env
+from agent.settings.needs import RedisUse
 from agent.settings.redis_tls import RedisTls
 from agent.settings.types import RedisAddress, RedisUrl
+
+_LOGIN_SECONDS = 5.0
 
 
 class BrokerConfig(Config):
@@ -22,3 +26,7 @@ class BrokerConfig(Config):
     store_namespace: str = Field(
         "stem", min_length=1, description="the broker's prefix: the part of a key before `:stream:`"
     )
+
+    def redis_uses(self) -> Iterator[RedisUse]:
+        """Yield the broker."""
+        yield RedisUse(self.url, self.tls, _LOGIN_SECONDS)

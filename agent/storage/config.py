@@ -1,5 +1,9 @@
 """What an operator writes about `file_storage`."""
 
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
@@ -24,3 +28,15 @@ class FileStorageConfig(Config):
         "had not written yet; a killed process loses nothing that was sealed in any case",
     )
     sync_interval: Duration = Field(0.5, gt=0, description="how often the disk is made to write, with `sync: interval`")
+
+    def missing_here(self) -> Iterator[str]:
+        """Yield why the directory cannot be used; whether another agent uses it is seen by a start alone."""
+        directory = Path(self.directory)
+        there = next((each for each in (directory, *directory.parents) if each.exists()), Path())
+        if not there.is_dir():
+            yield f"{there} is no directory; name another as directory (STEM_AGENT_DIRECTORY)"
+        elif not os.access(there, os.W_OK | os.X_OK):
+            verb = "written to" if there == directory else f"made: {there} cannot be written to"
+            yield f"{directory} cannot be {verb} by user {os.getuid()}; mount a volume there, or name another directory"
+        elif (free := shutil.disk_usage(there).free) < self.max_size:
+            yield f"{directory} has {free >> 20} MiB free, less than max_size, which is {self.max_size >> 20} MiB"

@@ -238,8 +238,9 @@ async def test_a_broken_file_exits_with_78_and_no_traceback(
 
 
 async def test_a_good_file_is_valid(start: Start, write: Write, yaml: str) -> None:
-    agent = await start("validate", "--config", str(write(yaml)))
-    assert await agent.end() == 0
+    no_results = ("--set", "connectors.correlate.results.enabled=false")
+    agent = await start("validate", "--config", str(write(yaml)), *no_results)
+    assert await agent.end() == 0, agent.output
     assert agent.process.stdout
     assert (await agent.process.stdout.read()).decode().endswith("agent.yaml: ok\n")
 
@@ -247,8 +248,8 @@ async def test_a_good_file_is_valid(start: Start, write: Write, yaml: str) -> No
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ("headers: {api-key: {file: /nowhere/key}}", "error: failed to read /nowhere/key: no such file or directory"),
-        ("logs_endpoint: 'https://h'\n    tls: {ca_file: /nowhere/ca}", "error: failed to load tls files /nowhere/ca"),
+        ("headers: {api-key: {file: /nowhere/key}}", "failed to read /nowhere/key: no such file or directory"),
+        ("logs_endpoint: 'https://h'\n    tls: {ca_file: /nowhere/ca}", "failed to load tls files /nowhere/ca"),
     ],
 )
 @pytest.mark.parametrize("exporter", ["otlp_http", "otlp_grpc"])
@@ -258,7 +259,7 @@ async def test_a_file_that_cannot_be_read_is_not_valid(
     text = yaml.replace("otlp_http", exporter).replace("    timeout: 2s\n", f"    timeout: 2s\n    {options}\n")
     agent = await start("validate", "--config", str(write(text)))
     assert await agent.end() == 78
-    assert told in agent.output
+    assert f"agent.yaml:7:3: exporters.{exporter}: {told}" in agent.output
 
 
 async def test_an_unknown_self_metrics_exporter_is_an_error(start: Start, write: Write, yaml: str) -> None:

@@ -1,8 +1,11 @@
 """What an operator writes about `memory_limiter`; the names are the Collector's."""
 
+from collections.abc import Iterator
+
 from pydantic import Field, ValidationInfo, field_validator
 
 from agent.core.pressure import Limits
+from agent.extensions.memory_limiter.cgroup import available_bytes
 from agent.settings.model import Config
 from agent.settings.types import Duration, expected
 
@@ -56,6 +59,13 @@ class MemoryLimiterConfig(Config):
         if info.data.get("limit_mib") is None and percentage >= limit:
             raise expected(f"less than limit_percentage, which is {limit}")
         return percentage
+
+    def missing_here(self) -> Iterator[str]:
+        """Yield why the limits are impossible in this cgroup."""
+        try:
+            limits(self, available_bytes())
+        except ValueError as error:
+            yield str(error)
 
 
 def limits(config: MemoryLimiterConfig, available: int) -> Limits:

@@ -1,12 +1,22 @@
 """What an operator writes about `ownership`."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field, ValidationInfo, field_validator
 
 from agent.settings.model import Config, Env
+from agent.settings.needs import RedisUse, Right, on_key
 from agent.settings.redis_tls import RedisTls
 from agent.settings.types import Duration, RedisAddress, RedisUrl, expected
+
+_KEYS, _CHANNELS = "~stem-agent:*", "&stem-agent:*"
+_NOBODYS = "stem-agent:validate"
+# Conditions that never hold, a script that is not there, one value too few: each says nothing but whether it may.
+_WRITES = (
+    *("SET {} 0 XX PX 1", "DEL {}", "PTTL {}", "PEXPIRE {} 1", "HSET {} a b c", "HGETALL {}", "ZADD {} XX 0 a"),
+    *("ZREM {} a", "ZREMRANGEBYSCORE {} 0 0", "ZRANGE {} 0 0", f"EVALSHA {'0' * 40} 1 {{}}"),
+)
 
 
 class OwnershipConfig(Config):
@@ -35,3 +45,14 @@ class OwnershipConfig(Config):
         if lease is not None and timeout >= lease:
             raise expected("less than lease, or a renewal could come too late")
         return timeout
+
+    def redis_uses(self) -> Iterator[RedisUse]:
+        """Yield the server that agents agree through, and the rights to what is written there."""
+        rights = (
+            *on_key(_NOBODYS, _KEYS, "GET {}", *_WRITES),
+            Right(("TIME",)),
+            Right(("SCRIPT", "LOAD", "return 0")),
+            Right(("PUBLISH", _NOBODYS, ""), _CHANNELS),
+            Right(("SUBSCRIBE", _NOBODYS), _CHANNELS),
+        )
+        yield RedisUse(self.url, self.tls, self.timeout, rights)

@@ -10,13 +10,11 @@ from uuid import uuid4
 
 from agent.core.status import Reporter, State
 from agent.receivers.stem_signals import events
-from agent.receivers.stem_signals.config import StemSignalsConfig
+from agent.receivers.stem_signals.config import CANARY_PREFIX, StemSignalsConfig
 from agent.receivers.stem_signals.connection import Connection
 from agent.receivers.stem_signals.session import SessionEnd
 from agent.redis_client import failure, redis_client
 from agent.telemetry.events import FileUnusable, Telemetry
-
-CANARY_PREFIX = "stem-agent:canary:"
 
 
 class Canary:

@@ -1,12 +1,18 @@
 """What an operator writes about `stem_signals`."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field, field_validator
 
 from agent.settings.model import Config, Env
+from agent.settings.needs import RedisUse, Right
 from agent.settings.redis_tls import RedisTls
 from agent.settings.types import ByteSize, Duration, Flag, RedisAddress, RedisUrl, TimeZone, expected
+from agent.stem.channels import heartbeat_channel, signal_channel, signal_pattern
+
+CANARY_PREFIX = "stem-agent:canary:"
+"""Of the channel that an agent publishes to itself on."""
 
 
 class CanaryConfig(Config):
@@ -59,3 +65,23 @@ class StemSignalsConfig(Config):
         if any(":" in emitter or not emitter.isprintable() or not emitter for emitter in emitters):
             raise expected("names without a colon (a colon ends the namespace in the channel's name)")
         return emitters
+
+    def redis_uses(self) -> Iterator[RedisUse]:
+        """Yield the server that the workers publish to, and the right to listen there."""
+        yield RedisUse(self.url, self.tls, self.connect_timeout, tuple(self._rights()))
+
+    def _rights(self) -> Iterator[Right]:
+        yield Right(("PING",))
+        yield Right(("TIME",), gives="clocks that are told against that of redis")
+        if self.canary.enabled:
+            canary = f"{CANARY_PREFIX}validate"
+            yield Right(("PUBLISH", canary, ""), f"&{CANARY_PREFIX}*", "the canary")
+            yield Right(("SUBSCRIBE", canary), f"&{CANARY_PREFIX}*", "the canary")
+        if self.emitters:
+            channels = (signal_channel(self.namespace, emitter) for emitter in self.emitters)
+            yield from (Right(("SUBSCRIBE", channel), f"&{channel}") for channel in channels)
+            return
+        # A pattern has to be granted as it is.
+        pattern, beats = signal_pattern(self.namespace), heartbeat_channel(self.namespace)
+        yield Right(("PSUBSCRIBE", pattern), f"&{pattern}")
+        yield Right(("SUBSCRIBE", beats), f"&{beats}", "Stem's own heartbeats")

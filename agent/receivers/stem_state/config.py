@@ -1,13 +1,19 @@
 """What an operator writes about `stem_state`."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field, field_validator
 
 from agent.settings.model import Config, Env
+from agent.settings.needs import RedisUse, Right, on_key
 from agent.settings.redis_tls import RedisTls
 from agent.settings.stem_broker import BrokerConfig
 from agent.settings.types import Duration, RedisAddress, RedisUrl, TimeZone
+from agent.stem.keys import Keys
+from agent.stem.questions.claims import OWNER_PREFIX
+
+_NOBODY = "stem-agent-validate"
 
 
 class ResultStoreConfig(Config):
@@ -72,7 +78,52 @@ class StemStateConfig(BrokerConfig):
         """Where heartbeats and pauses are: at the broker, unless somebody said otherwise."""
         return (self.results.url, self.results.tls) if self.results.url else (self.url, self.tls)
 
+    def redis_uses(self) -> Iterator[RedisUse]:
+        """Yield each store that is named, and the rights to read what is told of it."""
+        results, schedules, workflows = self.results, self.schedules, self.workflows
+        yield RedisUse(self.url, self.tls, self.timeout, tuple(self._of_broker()))
+        own = ("results",) if results.url else ()
+        yield RedisUse(*self.result_store, self.timeout, tuple(self._of_results()), own)
+        if schedules.url:
+            rights = tuple(_of_schedules(schedules.namespace))
+            yield RedisUse(schedules.url, schedules.tls, self.timeout, rights, ("schedules",))
+        if workflows.url:
+            rights = tuple(_of_workflows(workflows.namespace))
+            yield RedisUse(workflows.url, workflows.tls, self.timeout, rights, ("workflows",))
+
+    def _of_broker(self) -> Iterator[Right]:
+        keys, rule = Keys(self.store_namespace), f"%R~{self.store_namespace}:*"
+        stream, group, dead = keys.stream(_NOBODY), keys.group(_NOBODY), keys.dead(_NOBODY)
+        yield Right(("SCAN", "0", "MATCH", stream, "COUNT", "1"), gives="queues")
+        yield from on_key(stream, rule, "XINFO GROUPS {}", "XRANGE {} - + COUNT 1", gives="queues")
+        yield from on_key(keys.delayed(_NOBODY), rule, "ZCARD {}", "ZCOUNT {} -inf 0", gives="queues")
+        yield from on_key(dead, rule, "LLEN {}", "LINDEX {} -1", "LRANGE {} 0 0", gives="dead letters")
+        yield from on_key(stream, rule, f"XPENDING {{}} {group} - + 1", gives="what ran on workers that vanished")
+        owner = f"{OWNER_PREFIX}{self.namespace}:{_NOBODY}"
+        yield from on_key(owner, f"%R~{OWNER_PREFIX}*", "EXISTS {}", gives="what ran on workers that vanished")
+
+    def _of_results(self) -> Iterator[Right]:
+        keys, rule = Keys(self.results.namespace), f"%R~{self.results.namespace}:*"
+        yield from on_key(keys.heartbeats, rule, "SMEMBERS {}", gives="workers")
+        yield from on_key(keys.heartbeat(_NOBODY), rule, "MGET {}", "PTTL {}", gives="workers")
+        yield from on_key(keys.result(_NOBODY), rule, "STRLEN {}", gives="what ran on workers that vanished")
+        pauses = Keys(self.namespace).revokes
+        yield from on_key(pauses, f"%R~{self.namespace}:*", f"HMGET {{}} {_NOBODY}", gives="which queues are paused")
+
     @field_validator("queues")
     @classmethod
     def _named(cls, queues: tuple[str, ...]) -> tuple[str, ...]:
         return tuple(dict.fromkeys(filter(None, queues)))
+
+
+def _of_schedules(namespace: str) -> Iterator[Right]:
+    keys, rule, gives = Keys(namespace), f"%R~{namespace}:*", "schedules"
+    yield from on_key(keys.schedules, rule, "ZRANGE {} 0 0", gives=gives)
+    yield from on_key(keys.schedule(_NOBODY), rule, "HMGET {} taskName", gives=gives)
+    yield from on_key(keys.schedule_history(_NOBODY), rule, "XREVRANGE {} + -", "XRANGE {} - +", gives=gives)
+
+
+def _of_workflows(namespace: str) -> Iterator[Right]:
+    keys, rule, gives = Keys(namespace), f"%R~{namespace}:*", "workflow runs"
+    yield Right(("SCAN", "0", "MATCH", keys.workflow(_NOBODY), "COUNT", "1"), gives=gives)
+    yield from on_key(keys.workflow(_NOBODY), rule, "HMGET {} status", gives=gives)
