@@ -1,6 +1,7 @@
 """From the text of a YAML file to a checked configuration: every problem found, all at once."""
 
 import os
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import resources
@@ -15,13 +16,14 @@ from agent.otlp.batch import Kind
 from agent.registry import RECEIVERS, SECTIONS, SIGNALS, STORAGE, type_of
 from agent.settings.document import Document, compose
 from agent.settings.document import Path as KeyPath
+from agent.settings.hints import further_down, match, nearest
 from agent.settings.layers import assignment, merge
 from agent.settings.model import Config
 from agent.settings.resource import ResourceError, parse_attributes
 from agent.settings.secrets import secrets_of
 from agent.settings.substitution import read, substitute
 from agent.settings.types import Duration
-from agent.settings.validate import nearest, validate
+from agent.settings.validate import validate
 
 PIPELINE_KINDS = (SIGNALS, *(str(kind) for kind in Kind))
 SELF_TELEMETRY_CARRIERS = ("otlp_http", "otlp_grpc")
@@ -78,6 +80,18 @@ class ServiceConfig(Config):
     extensions: tuple[str, ...] = Field((), description="ids of extensions to run")
     shutdown_timeout: Duration = Field(10.0, gt=0, description="from SIGTERM to exit, whatever is still queued")
     telemetry: SelfTelemetryConfig = Field(default_factory=SelfTelemetryConfig, description="about the agent itself")
+
+
+class _Root(Config):
+    """What a file may have beside components, to look for misplaced keys in."""
+
+    service: ServiceConfig
+
+
+_KEYS = "receivers, connectors, exporters and service"
+_ID = re.compile(r"[^/\s]+(/[^/\s]+)?")
+_SINGLE = ("memory_limiter", "ownership")
+"""Types of which one runs: it speaks for the whole agent."""
 
 
 @dataclass(slots=True)
@@ -157,12 +171,13 @@ def check(document: Document, environ: Mapping[str, str]) -> AgentConfig:
     """Turn a document into a configuration; raises `ConfigError` with every problem in it."""
     root = document.root
     if not isinstance(root, dict):
-        document.problem((), "found no mapping, expected the keys receivers, connectors, exporters and service")
+        document.problem((), f"found {'nothing' if root is None else 'no mapping'}, expected the keys {_KEYS}")
         raise ConfigError(document.problems)
     known = [*SECTIONS, "service"]
     for key in root:
         if key not in known:
-            document.problem((key,), f"unknown key{nearest(key, known)}", at_key=True)
+            below = "" if match(key, known) else further_down(key, _Root)
+            document.problem((key,), f"unknown key{below or nearest(key, known)}", at_key=True)
     components = {section: _components(section, document, environ) for section in SECTIONS}
     service = validate(ServiceConfig, root.get("service"), ("service",), document, environ)
     document.level = Level.REFERENCES
@@ -186,7 +201,9 @@ def _components(section: str, document: Document, environ: Mapping[str, str]) ->
     if found is None:
         return {}
     if not isinstance(found, dict):
-        document.problem((section,), "expected a mapping of component ids to their options")
+        example = next(iter(SECTIONS[section]))
+        wanted = f"a mapping of component ids to their options, such as {{{example}: {{}}}}"
+        document.problem((section,), f"found {'a list' if isinstance(found, list) else 'text'}, expected {wanted}")
         return {}
     types = SECTIONS[section]
     configs: dict[str, Config | None] = {}
@@ -194,12 +211,37 @@ def _components(section: str, document: Document, environ: Mapping[str, str]) ->
         path = (section, identity)
         component = types.get(type_of(identity))
         if component is None:
-            noun = section.removesuffix("s")
-            hint = nearest(type_of(identity), list(types)) or "; this version has none"
-            document.problem(path, f"unknown {noun}{hint}", at_key=True)
+            document.problem(path, f"unknown {section.removesuffix('s')}{_instead(section, identity)}", at_key=True)
+        elif not _ID.fullmatch(identity):
+            message = f"found {identity!r}, expected an id such as {type_of(identity)} or {type_of(identity)}/name"
+            document.problem(path, message, at_key=True)
         else:
             configs[identity] = validate(component.config, values, path, document, environ)
     return configs
+
+
+# What the Collector has, and we have otherwise.
+_FOREIGN = {
+    ("exporters", "otlp"): "; the Collector's otlp is otlp_grpc here",
+    ("exporters", "otlphttp"): "; the Collector's otlphttp is otlp_http here",
+    ("exporters", "logging"): "; the Collector's logging is debug here",
+    ("extensions", "health_check"): "; the Collector's health_check is health here",
+    ("processors", "batch"): "; batching is an option of each exporter here: sending_queue.batch",
+}
+
+
+def _instead(section: str, identity: str) -> str:
+    """Say what to do about a component that a section does not have."""
+    name, types = type_of(identity), SECTIONS[section]
+    elsewhere = next((other for other, known in SECTIONS.items() if name in known), None)
+    owners = [known for known, component in types.items() if name in component.config.model_fields]
+    if foreign := _FOREIGN.get((section, name)):
+        return foreign
+    if elsewhere:
+        return f"; {name} is one of the {elsewhere}: move it there"
+    if owners:
+        return f"; {name} is an option of {' and '.join(owners)}: indent it below one of them"
+    return nearest(name, list(types))
 
 
 def _mapping(found: Any) -> Mapping[str, Any]:
@@ -210,6 +252,19 @@ def _texts(found: Any) -> list[str]:
     return [item for item in found if isinstance(item, str)] if isinstance(found, list) else []
 
 
+def _told_already(root: Mapping[str, Any]) -> set[str]:
+    """Return the ids of which something was told already: what names them, too, would tell of the same mistake."""
+    strays = [found for key, found in root.items() if key not in SECTIONS and key != "service"]
+    strays += [found for key, found in root.items() if key in SECTIONS and not isinstance(found, dict)]
+    told = {identity for found in strays for identity in (_mapping(found) or _texts(found) or [str(found)])}
+    for section, types in SECTIONS.items():
+        told |= {identity for identity in _mapping(root.get(section)) if type_of(identity) not in types}
+    return told
+
+
+_WHICH = {"receivers": "traces, metrics or logs", "exporters": "signals"}
+
+
 class _References:
     """Follows every reference between components; notes those that lead nowhere."""
 
@@ -218,6 +273,7 @@ class _References:
         self._document = document
         self._ids = {section: list(_mapping(root.get(section))) for section in SECTIONS}
         self._used: dict[str, set[str]] = {section: set() for section in SECTIONS}
+        self._told = _told_already(root)
         self._roles: dict[str, set[str]] = {"receivers": set(), "exporters": set()}  # of connectors
 
     def check(self) -> list[Problem]:
@@ -228,18 +284,33 @@ class _References:
         service = _mapping(self._root.get("service"))
         for name, pipeline in _mapping(service.get("pipelines")).items():
             self._pipeline(name, _mapping(pipeline))
-        for index, identity in enumerate(_texts(service.get("extensions"))):
-            self._follow(identity, ("service", "extensions", index), ("extensions",), "the list of extensions")
+        self._extensions(_texts(service.get("extensions")))
         self._self_telemetry(service)
         self._storages(_texts(service.get("extensions")))
-        for identity in sorted(self._used["connectors"]):
-            for role, other in (("exporters", "receivers"), ("receivers", "exporters")):
-                if identity not in self._roles[role]:
-                    message = f"used as one of the {other}, but in no pipeline as one of the {role}"
-                    self._document.problem(("connectors", identity), message, at_key=True)
+        if not any(problem.level is Level.REFERENCES for problem in self._document.problems):
+            self._ends_of_connectors()  # else one that is missing may be what was misspelt
         return [
             self._unused(section, i) for section in SECTIONS for i in self._ids[section] if i not in self._used[section]
         ]
+
+    def _ends_of_connectors(self) -> None:
+        for identity in sorted(self._used["connectors"]):
+            for role, other in (("exporters", "receivers"), ("receivers", "exporters")):
+                if identity not in self._roles[role]:
+                    remedy = f"name it in the {role} of a {_WHICH[role]} pipeline"
+                    message = f"used as one of the {other}, but in no pipeline as one of the {role}; {remedy}"
+                    self._document.problem(("connectors", identity), message, at_key=True)
+
+    def _extensions(self, identities: Sequence[str]) -> None:
+        for index, identity in enumerate(identities):
+            path = ("service", "extensions", index)
+            earlier = [other for other in identities[:index] if type_of(other) == type_of(identity)]
+            if identity in earlier:
+                self._document.problem(path, f"found {identity!r} twice; name it once")
+            elif earlier and type_of(identity) in _SINGLE:
+                message = f"found a second {type_of(identity)}; one speaks for the whole agent: leave one out"
+                self._document.problem(path, message)
+            self._follow(identity, path, ("extensions",), "the list of extensions")
 
     def _self_telemetry(self, service: Mapping[str, Any]) -> None:
         telemetry = _mapping(service.get("telemetry"))
@@ -267,9 +338,8 @@ class _References:
                     if name in known:
                         message = f"found {name!r}, which does not run: name it in service.extensions, too"
                     else:
-                        message = (
-                            f"found {name!r}, expected the id of a {STORAGE} under extensions{nearest(name, known)}"
-                        )
+                        hint = nearest(name, known) or f"; add `{STORAGE}:` there, and name it in service.extensions"
+                        message = f"found {name!r}, expected the id of a {STORAGE} under extensions{hint}"
                     self._document.problem(path, message)
 
     def _pipeline(self, name: str, pipeline: Mapping[str, Any]) -> None:
@@ -283,9 +353,8 @@ class _References:
             identities = _texts(pipeline.get(role))
             for index, identity in enumerate(identities):
                 if identity in identities[:index]:
-                    self._document.problem(
-                        (*path, role, index), f"found {identity!r} twice; it would get everything twice"
-                    )
+                    message = f"found {identity!r} twice, which would get everything twice; name it once"
+                    self._document.problem((*path, role, index), message)
                 place = (*path, role, index)
                 section = self._follow(identity, place, sections, f"a {kind} pipeline")
                 if section == "connectors":
@@ -297,7 +366,7 @@ class _References:
         receiver = RECEIVERS.get(type_of(identity))
         if receiver and kind not in receiver.begins:
             begins = " or ".join(receiver.begins)
-            message = f"found {identity!r}, which begins a {begins} pipeline; {kind} begin at a connector"
+            message = f"found {identity!r}, which begins a {begins} pipeline; {kind} begin at a connector: name that"
             self._document.problem(path, message)
 
     def _follow(self, identity: str, path: KeyPath, sections: tuple[str, ...], taker: str) -> str | None:
@@ -306,17 +375,23 @@ class _References:
             if identity in self._ids[section]:
                 self._used[section].add(identity)
                 return section
+        if identity in self._told:
+            return None  # one cause, one message
         elsewhere = next((s for s in SECTIONS if identity in self._ids[s]), None)
         where = " or ".join(sections)
         if not sections:
-            message = f"found {identity!r}, but signals cannot be processed, only correlated"
+            message = f"found {identity!r}, expected nothing: signals are correlated, and not processed; leave it out"
         elif elsewhere:
             message = f"found {identity!r}, which is one of the {elsewhere}; {taker} takes {where} here"
         else:
-            known = [other for section in sections for other in self._ids[section]]
-            message = f"found {identity!r}, which is not configured under {where}{nearest(identity, known)}"
+            message = f"found {identity!r}, which is not configured under {where}{self._add(identity, sections)}"
         self._document.problem(path, message)
         return None
+
+    def _add(self, identity: str, sections: tuple[str, ...]) -> str:
+        known = [other for section in sections for other in self._ids[section]]
+        section = next((each for each in sections if type_of(identity) in SECTIONS[each]), None)
+        return f"; add `{identity}:` under {section}" if section else nearest(identity, known)
 
     def _unused(self, section: str, identity: str) -> Problem:
         place = self._document.place((section, identity), at_key=True)

@@ -11,8 +11,10 @@ from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode, SequenceNode
 
 from agent.core.errors import ConfigError, Level, Problem
+from agent.settings.yaml_errors import explained
 
 Path = tuple[str | int, ...]
+_MERGE = "<<"
 _NULLS = {"", "~", "null", "Null", "NULL"}
 
 
@@ -49,6 +51,9 @@ class Document:
     def problem(self, path: Path, message: str, *, at_key: bool = False) -> None:
         """Note a problem at the value, or the key, of `path`; at the nearest parent if the path is not in the file."""
         place = self.source(path, at_key=at_key)
+        told = any((known.file, known.message) == (place.file, message) for known in self.problems)
+        if path in self.origins and told:
+            return  # a variable fills options of several components: one cause, one message
         self.problems.append(Problem(*place, dotted(path), message, self.level))
 
     def source(self, path: Path, *, at_key: bool = False) -> Place:
@@ -85,9 +90,9 @@ def compose(text: str, file: str, *, under: Path = ()) -> Document:
     except RecursionError:
         raise _not_yaml(Place(file) if under else Place(file, 1, 1), "nested too deeply") from None
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
+        mark, reason = explained(error)
         line, column = (mark.line + 1, mark.column + 1) if mark else (1, 1)
-        raise _not_yaml(Place(file) if under else Place(file, line, column), str(error.problem)) from None
+        raise _not_yaml(Place(file) if under else Place(file, line, column), reason) from None
     except YAMLError as error:
         raise _not_yaml(Place(file) if under else Place(file, 1, 1), str(error).splitlines()[0]) from None
     return document
@@ -134,11 +139,16 @@ class _Reader:
             place = self._place(key_node)
             if key in result:
                 first = self._document.keys[here].line
-                message = f"duplicate key{f'; first given in line {first}' if first else ''}"
+                message = f"duplicate key{f'; first given in line {first}' if first else ''}; keep one of them"
                 self._document.problems.append(Problem(*place, dotted(here), message))
                 continue
             self._document.keys[here] = place
             result[key] = self.value(value_node, here)
+            if result[key] is None:
+                self._document.values[here] = place  # a value that is not there stands where the next thing does
+            if key == _MERGE:
+                message = "YAML's merge keys are not read; write the options out, or give them as a file of their own"
+                self._document.problems.append(Problem(*place, dotted(here), message))
         return result
 
 

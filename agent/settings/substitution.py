@@ -12,6 +12,9 @@ from agent.settings.document import Document, Path, compose
 _REFERENCE = re.compile(r"\$\$|\$\{(?:env:)?([^}:]*)(?::-([^}]*))?\}|\$\{([^}]*)\}")
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,199}")
 
+_FILE = "${file:"
+"""How the Collector reads a file."""
+
 
 def read(text: str, file: str, environ: Mapping[str, str]) -> Document:
     """Parse `text` and substitute its variables; raises `ConfigError` where it is not YAML."""
@@ -59,9 +62,9 @@ class _Substitution:
             return "$"
         name, default, other = match[1], match[2], match[3]
         if other is not None or not _NAME.fullmatch(name):
-            self._document.problem(
-                path, f"found {match[0]!r}, expected ${{env:NAME}} or ${{env:NAME:-default}} ($$ for a dollar sign)"
-            )
+            forms = "${env:NAME} or ${env:NAME:-default} ($$ for a dollar sign)"
+            files = "; the content of a file: `name: {file: PATH}`, in headers" if match[0].startswith(_FILE) else ""
+            self._document.problem(path, f"found {match[0]!r}, expected {forms}{files}")
             return ""
         # The default also serves a variable that is set but empty, as the OpenTelemetry data model says.
         if value := self._environ.get(name):

@@ -37,15 +37,22 @@ def expected(what: str) -> PydanticCustomError:
     return PydanticCustomError(EXPECTED, "{what}", {"what": what})
 
 
+_NO_DURATION = expected("a duration such as 250ms, 10s, 5m or 1h30m")
+
+
 def parse_duration(value: Any) -> Any:
     """Turn `250ms`, `10s`, `1h30m` or `0` into seconds."""
-    if not isinstance(value, str):
+    if isinstance(value, int | float):
         return value
+    if not isinstance(value, str):
+        raise _NO_DURATION
     if value == "0":
         return 0.0
     parts = _DURATION.findall(value)
+    if value.isascii() and value.isdigit():
+        raise expected("a duration with its unit, such as 10s or 500ms")
     if not parts or "".join(n + u for n, u in parts) != value:
-        raise expected("a duration such as 250ms, 10s, 5m or 1h30m")
+        raise _NO_DURATION
     seconds = sum(float(number) * _SECONDS[unit] for number, unit in parts)
     if seconds > _MAX_SECONDS:
         raise expected("a duration of at most ten years")
@@ -54,9 +61,9 @@ def parse_duration(value: Any) -> Any:
 
 def parse_size(value: Any) -> Any:
     """Turn `64KiB`, `512MiB` or `4096` into bytes."""
-    if not isinstance(value, str):
+    if isinstance(value, int):
         return value
-    if not (match := _SIZE.fullmatch(value)):
+    if not isinstance(value, str) or not (match := _SIZE.fullmatch(value)):
         raise expected("a size such as 65536, 64KiB or 512MiB")
     return int(match[1]) * _BYTES[match[2]]
 
@@ -93,11 +100,18 @@ def is_host_alone(url: SplitResult) -> bool:
     return not (url.path.strip("/") or url.query or url.fragment)
 
 
+def _is_address(text: str) -> bool:
+    """Whether a text is what a URL has behind its scheme: a host, perhaps with a port."""
+    return bool(re.fullmatch(r"[A-Za-z0-9.-]+(:[0-9]+)?", text))
+
+
 def parse_endpoint(value: Any) -> Any:
     """Check an HTTP URL: scheme, host, port; credentials belong in headers."""
-    if not isinstance(value, str):
-        return value
     wanted = expected("a URL such as http://localhost:4318 or https://otlp.example.com")
+    if not isinstance(value, str):
+        raise wanted
+    if _is_address(value):
+        raise expected("a URL with its scheme, such as http://localhost:4318")
     url = split_url(value, {"http", "https"}, wanted)
     refuse_credentials(url)
     return value.rstrip("/") if url.path == "/" else value
@@ -149,9 +163,11 @@ def parse_listen_address(value: Any) -> Any:
 
     An IPv6 address needs no brackets: `${env:POD_IP}:13133` is what people write.
     """
-    if not isinstance(value, str):
+    if isinstance(value, HostPort):
         return value
     wanted = expected("an address to listen on such as 127.0.0.1:13133 or [::1]:13133")
+    if not isinstance(value, str):
+        raise wanted
     host, colon, port = value.rpartition(":")
     if host.startswith("[") and host.endswith("]"):
         host = host[1:-1]
@@ -171,16 +187,23 @@ def _has_space(text: str) -> bool:
 
 def parse_redis_url(value: Any) -> Any:
     """Turn a Redis URL into its parts."""
-    if not isinstance(value, str):
+    if isinstance(value, RedisUrl):
         return value
     wanted = expected("a URL such as redis://localhost:6379/0 or rediss://user:password@host:6380/0")
+    if not isinstance(value, str):
+        raise wanted
+    if _is_address(value):
+        raise expected("a URL with its scheme, such as redis://localhost:6379/0")
     try:
         url = urlsplit(value)
         value.encode()  # half a surrogate pair can be neither a password nor a host
         database = url.path.strip("/")
         if url.scheme not in {"redis", "rediss"} or url.query or url.fragment or url.port == 0:
             raise wanted
-        if (database and not (database.isascii() and database.isdigit())) or _has_space(url.hostname or ""):
+        if _has_space(url.hostname or ""):
+            raise wanted
+        if database and not (database.isascii() and database.isdigit()):
+            wanted = expected("a URL that ends with the number of a database, such as redis://localhost:6379/0")
             raise wanted
         return RedisUrl(value)
     except ValueError:
@@ -189,14 +212,15 @@ def parse_redis_url(value: Any) -> Any:
 
 def parse_time_zone(value: Any) -> Any:
     """Check the name of a time zone."""
+    wanted = expected("a time zone name such as UTC or Europe/Berlin")
     if not isinstance(value, str):
-        return value
+        raise wanted
     from zoneinfo import ZoneInfo, ZoneInfoNotFoundError  # noqa: PLC0415 - needed when configured only
 
     try:
         ZoneInfo(value)
     except (ZoneInfoNotFoundError, ValueError, OSError):
-        raise expected("a time zone name such as UTC or Europe/Berlin") from None
+        raise wanted from None
     return value
 
 

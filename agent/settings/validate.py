@@ -1,16 +1,18 @@
 """From plain values to a configuration model, with errors that name the place, the found, the expected, the nearest."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, SecretStr, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
 from agent.settings.document import Document, Path, dotted
+from agent.settings.hints import instead_of_key, match, models_in, parts
 from agent.settings.model import Env
 from agent.settings.substitution import without_defaults
 from agent.settings.types import EXPECTED
+from agent.settings.writing import written
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -28,8 +30,13 @@ _WANTED = {
     "list_type": "a list",
     "tuple_type": "a list",
     "is_instance_of": "text",
-    "missing": "a value",
+    "too_short": "at least one",
+    "string_too_short": "text that is not empty",
 }
+_NO_MAPPING = frozenset({"model_type", "model_attributes_type"})
+_MOST_OPTIONS = 8
+"""Named where somebody has to be told what options there are."""
+_BOUNDS = {"gt": "more than", "ge": "at least", "lt": "less than", "le": "at most"}
 
 
 def validate(
@@ -47,13 +54,6 @@ def validate(
         for detail in error.errors(include_url=False):
             _note(detail, model, path, document)
         return None
-
-
-def nearest(word: str, known: list[str]) -> str:
-    """Return the end of an error: the nearest known word, and all of them where they are few."""
-    match = difflib.get_close_matches(word, known, n=1, cutoff=0.6)
-    hint = f"; did you mean {match[0]!r}?" if match else ""
-    return f"{hint or ';'} known here: {', '.join(sorted(known))}" if known else hint
 
 
 def _from_environment(
@@ -108,17 +108,23 @@ def _note(detail: ErrorDetails, model: type[BaseModel], path: Path, document: Do
         return  # one cause, one message
     kind = detail["type"]
     if kind == "extra_forbidden":
-        known = _keys_at(model, detail["loc"][:-1])
-        document.problem(where, f"unknown key{nearest(str(detail['loc'][-1]), known)}", at_key=True)
-    elif kind == "missing":
-        document.problem(where, "required, but missing")
-    else:
-        secret = SecretStr in _parts(_annotation_at(model, detail["loc"]))
-        found = _shown(detail["input"], where, document, secret=secret)
-        document.problem(where, f"found {found}, expected {_wanted(detail)}")
+        above = models_in(_annotation_at(model, detail["loc"][:-1]))[0]
+        document.problem(where, f"unknown key{instead_of_key(str(detail['loc'][-1]), above)}", at_key=True)
+        return
+    info = _field_at(model, detail["loc"])
+    if kind == "missing":
+        about = f" ({info.description})" if info and info.description else ""
+        document.problem(where, f"required, but missing: give it a value{about}")
+        return
+    secret = info is not None and SecretStr in parts(info.annotation)
+    value = _written(document.root, where, detail["input"])
+    found = _shown(value, where, document, secret=secret)
+    options = [name for each in models_in(_annotation_at(model, detail["loc"])) for name in each.model_fields]
+    hint = _of_options(options) if kind in _NO_MAPPING else _hint(value, kind, found, info)
+    document.problem(where, f"found {found}, expected {_wanted(detail, info)}{hint}")
 
 
-def _wanted(detail: ErrorDetails) -> str:
+def _wanted(detail: ErrorDetails, info: FieldInfo | None) -> str:
     kind, context = detail["type"], detail.get("ctx", {})
     if kind == EXPECTED:
         return str(context["what"])
@@ -126,8 +132,41 @@ def _wanted(detail: ErrorDetails) -> str:
         return str(context["expected"]).replace("'", "")
     if kind in _WANTED:
         return _WANTED[kind]
+    for sign, words in _BOUNDS.items():
+        if sign in context:
+            bound = written(info, context[sign]) if info else context[sign]
+            return f"{words} {bound:g}" if isinstance(bound, float) else f"{words} {bound}"
     message = detail["msg"]
     return message.removeprefix("Input should be ").removeprefix("Value error, ")
+
+
+def _of_options(options: list[str]) -> str:
+    more = ", ..." if len(options) > _MOST_OPTIONS else ""
+    return f" of its options: {', '.join(options[:_MOST_OPTIONS])}{more}"
+
+
+def _hint(value: Any, kind: str, found: str, info: FieldInfo | None) -> str:
+    """Return an example, or what was meant, where there is one."""
+    if value is None:
+        return "; give it a value, or leave the key out"
+    is_shown = found == repr(value)
+    if kind in {"list_type", "tuple_type"}:
+        return f" such as [{value}]" if is_shown else ""
+    if kind == "dict_type":
+        return " such as {name: value}"
+    choices = [choice for choice in get_args(info.annotation) if isinstance(choice, str)] if info else []
+    meant = match(str(value), choices) if kind == "literal_error" and is_shown else None
+    return f"; did you mean {meant!r}?" if meant else ""
+
+
+def _written(root: Any, where: Path, value: Any) -> Any:
+    """Return what stands in the document at a path, which the model may have turned into something else."""
+    for part in where:
+        try:
+            root = root[part]
+        except (KeyError, IndexError, TypeError):
+            return value
+    return root
 
 
 def _shown(value: Any, where: Path, document: Document, *, secret: bool) -> str:
@@ -137,7 +176,7 @@ def _shown(value: Any, where: Path, document: Document, *, secret: bool) -> str:
     if isinstance(value, Mapping):
         return "a mapping"
     if isinstance(value, list | tuple):
-        return "a list"
+        return "a list" if value else "an empty list"
     if value is None:
         return "nothing"
     text = str(value)
@@ -151,23 +190,20 @@ def _hides(text: str) -> bool:
     return any(mark in text for mark in ("@", "//:", "?"))
 
 
-def _keys_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> list[str]:
-    models = [part for part in _parts(_annotation_at(model, loc)) if issubclass(part, BaseModel)]
-    return list(models[0].model_fields) if models else []
-
-
 def _annotation_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> Any:
     """Return the type of the option at `loc`, as it is annotated; None where there is none."""
+    if not loc:
+        return model
+    info = _field_at(model, loc)
+    return info.annotation if info else None
+
+
+def _field_at(model: type[BaseModel], loc: tuple[str | int, ...]) -> FieldInfo | None:
+    """Return the option at `loc`, or the mapping or list of which something is wrong there."""
     current: Any = model
+    info: FieldInfo | None = None
     for part in loc:
-        fields = next((each.model_fields for each in _parts(current) if issubclass(each, BaseModel)), {})
-        info = fields.get(str(part))
+        fields = next((each.model_fields for each in models_in(current)), {})
+        info = fields.get(str(part), info)
         current = info.annotation if info else None
-    return current
-
-
-def _parts(annotation: Any) -> list[type]:
-    """Return the types that an annotation such as `str | None` is made of."""
-    if isinstance(annotation, type) and not get_args(annotation):
-        return [annotation]
-    return [part for each in get_args(annotation) for part in _parts(each)]
+    return info

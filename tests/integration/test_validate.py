@@ -370,7 +370,7 @@ def test_what_is_wrong_in_the_text_keeps_it_from_looking_further(write: Callable
     assert result.exit_code == 78
     assert result.stdout.splitlines() == [
         "syntax        2 errors",
-        "references    2 errors",
+        "references    1 error",
         "environment   not looked at",
         "connectivity  not looked at",
     ]

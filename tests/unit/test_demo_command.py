@@ -29,7 +29,7 @@ from tests.conftest import ObservedSink
         ("--duration", "abc", "found 'abc'; expected a duration such as 20s or 2m, above zero, or `forever`"),
         ("--duration", "0s", "found '0s'; expected a duration"),
         ("--duration", "0", "found '0'; expected a duration"),
-        ("--endpoint", "localhost:4318", "expected a URL such as http://localhost:4318"),
+        ("--endpoint", "localhost:4318", "expected a URL with its scheme, such as http://localhost:4318"),
         ("--endpoint", "", "expected a URL such as"),
         ("--endpoint", "http://me:hush@localhost", "expected a URL without credentials"),
         ("--faults", "kill-worker=0s", "found 'kill-worker=0s'; expected a list"),

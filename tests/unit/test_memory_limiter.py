@@ -65,13 +65,13 @@ def test_limits_are_what_the_collector_makes_of_the_same_options(
 @pytest.mark.parametrize(
     ("options", "told"),
     [
-        ("limit_mib: 0", "found '0', expected greater than 0"),
-        ("limit_percentage: 101", "found '101', expected less than or equal to 100"),
+        ("limit_mib: 0", "found '0', expected more than 0"),
+        ("limit_percentage: 101", "found '101', expected at most 100"),
         ("limit_mib: 100, limit_percentage: 50", "found '50', expected either this or limit_mib, not both"),
         ("limit_mib: 100, spike_limit_mib: 100", "found '100', expected less than limit_mib, which is 100"),
         ("spike_limit_mib: 1, spike_limit_percentage: 1", "expected either this or spike_limit_mib, not both"),
         ("spike_limit_percentage: 80", "found '80', expected less than limit_percentage, which is 80"),
-        ("check_interval: 0", "expected greater than 0"),
+        ("check_interval: 0", "expected more than 0"),
     ],
 )
 def test_impossible_values_are_errors_of_the_configuration(options: str, told: str) -> None:

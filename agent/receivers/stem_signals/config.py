@@ -62,8 +62,10 @@ class StemSignalsConfig(Config):
     @field_validator("emitters")
     @classmethod
     def _no_colons(cls, emitters: tuple[str, ...]) -> tuple[str, ...]:
-        if any(":" in emitter or not emitter.isprintable() or not emitter for emitter in emitters):
-            raise expected("names without a colon (a colon ends the namespace in the channel's name)")
+        for number, emitter in enumerate(emitters, 1):
+            if ":" in emitter or not emitter.isprintable() or not emitter:
+                why = f"number {number} has one, or is empty; a colon ends the namespace in a channel's name"
+                raise expected(f"names without a colon ({why})")
         return emitters
 
     def redis_uses(self) -> Iterator[RedisUse]:
