@@ -95,11 +95,15 @@ Build = TypeVar("Build", bound=Callable[..., Component])
 
 @dataclass(frozen=True, slots=True)
 class ComponentType(Generic[Build]):
-    """The configuration and the builder of one YAML name; of a receiver, the kinds of pipelines that it can begin."""
+    """The configuration and the builder of one YAML name; of a receiver, the kinds of pipelines that it can begin.
+
+    A `bound` receiver and its connectors have an understanding: where one of them is built anew, so is the other.
+    """
 
     config: type[Config]
     build: Build
     begins: tuple[str, ...] = ()
+    bound: bool = False
 
 
 SIGNALS = "signals"
@@ -178,7 +182,7 @@ def _correlate(
 RECEIVERS: dict[str, ComponentType[BuildReceiver]] = {
     "stem_signals": ComponentType(StemSignalsConfig, _stem_signals, begins=(SIGNALS,)),
     "stem_state": ComponentType(StemStateConfig, _stem_state, begins=(SIGNALS, Kind.METRICS)),
-    "stem_tail": ComponentType(StemTailConfig, _stem_tail, begins=(SIGNALS,)),
+    "stem_tail": ComponentType(StemTailConfig, _stem_tail, begins=(SIGNALS,), bound=True),
 }
 CONNECTORS: dict[str, ComponentType[BuildConnector]] = {"correlate": ComponentType(CorrelateConfig, _correlate)}
 PROCESSORS: dict[str, ComponentType[BuildProcessor]] = {

@@ -77,6 +77,7 @@ class ComponentStatus:
     life_ns: int
     life: State = State.STARTING
     parts: dict[str, Part] = field(default_factory=dict)
+    probes: list[Callable[[int], None]] = field(default_factory=list)
 
     @property
     def state(self) -> State:
@@ -155,7 +156,7 @@ class Reporter:
         now_ns = self._board.clock()
         before = self._part.state
         self._part.report(state, reason, now_ns)
-        if before is not state:
+        if before is not state and self._board.knows(self._component):
             self._board.changed(self._component, now_ns)
 
 
@@ -176,7 +177,7 @@ class Reports:
 
         For what announces itself to nobody: that something has not happened for long.
         """
-        self._board.probes.append(look)
+        self._component.probes.append(look)
 
 
 class StatusBoard:
@@ -189,7 +190,6 @@ class StatusBoard:
         """Under which id other agents know this one."""
         self.phase = Phase.STARTING
         self.components: dict[tuple[str, str], ComponentStatus] = {}
-        self.probes: list[Callable[[int], None]] = []
         self.watchers: list[Callable[[ComponentStatus, int], None]] = []
 
     def __iter__(self) -> Iterator[ComponentStatus]:
@@ -207,11 +207,20 @@ class StatusBoard:
         """Note that a component ended."""
         self._live(section, identity, State.STOPPED)
 
+    def forget(self, section: str, identity: str) -> None:
+        """Forget a component that is no more; what it may still say is heard by nobody."""
+        self.components.pop((section, identity), None)
+
+    def knows(self, component: ComponentStatus) -> bool:
+        """Whether this component is one of those that run."""
+        return self.components.get((component.section, component.identity)) is component
+
     def refresh(self) -> None:
         """Ask for what announces itself to nobody."""
         now_ns = self.clock()
-        for look in self.probes:
-            look(now_ns)
+        for component in self:
+            for look in component.probes:
+                look(now_ns)
 
     def changed(self, component: ComponentStatus, now_ns: int) -> None:
         """Tell the watchers that a state of the component is another."""

@@ -96,6 +96,7 @@ class CorrelateConnector:
     ) -> None:
         self._id = identity
         self._keeping = Keeping(store, f"connectors/{identity}", identity, telemetry) if store else None
+        self._inherited: Keeping | None = None
         self._state: bytes | None = None
         self._config = config
         self._telemetry = telemetry
@@ -173,8 +174,10 @@ class CorrelateConnector:
     async def start(self) -> None:
         """Go on from where the process before stopped, if that was kept; start the timers."""
         self._stopped = False
-        if self._keeping:
+        if self._keeping and not self._inherited:
             await self._restore(self._keeping)
+        elif self._inherited:
+            await self._inherit(self._inherited)
         self._tasks = [
             asyncio.create_task(self._tick(), name=f"{self._id}: tick"),
             asyncio.create_task(self._collect(), name=f"{self._id}: metrics"),
@@ -217,7 +220,22 @@ class CorrelateConnector:
         self._guarded(lambda: self._correlator.close(self._clock()))
         self._guarded(self._hand_on)
 
-    # --- from one process to the next --------------------------------------------------------------------------------
+    # --- from one process, or one configuration, to the next ----------------------------------------------------------
+
+    def hand_over(self, store: StateStore) -> None:
+        """Leave what is known to the connector that follows in this process."""
+        self._keeping = Keeping(store, f"connectors/{self._id}", self._id, self._telemetry)
+        self._keeping.began = True
+
+    def take_over(self, store: StateStore) -> None:
+        """Go on, when started, from what the connector before left."""
+        self._inherited = Keeping(store, f"connectors/{self._id}", self._id, self._telemetry)
+
+    async def _inherit(self, keeping: Keeping) -> None:
+        self._inherited = None
+        await self._restore(keeping)
+        if self._keeping:  # what may still be there is older
+            await self._keeping.take(lambda _: None)
 
     async def _restore(self, keeping: Keeping) -> None:
         correlator = self._new_correlator()

@@ -2,12 +2,13 @@
 
 import os
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Generic, TypeVar
 
 from agent.core.errors import StartupError
 
 T = TypeVar("T")
-_Stamp = tuple[int, int, int, int] | None
+Stamp = tuple[int, int, int, int] | None
 
 
 class Reloading(Generic[T]):
@@ -31,7 +32,7 @@ class Reloading(Generic[T]):
         self._interval = interval
         self._on_failure = on_failure
         # Before loading: what changes in between is loaded twice, and never missed.
-        self._stamps: tuple[_Stamp, ...] | None = self._look()
+        self._stamps: tuple[Stamp, ...] | None = self._look()
         self._value = load()
         self._next_look = float("-inf")
 
@@ -54,11 +55,11 @@ class Reloading(Generic[T]):
         else:
             self._stamps = stamps
 
-    def _look(self) -> tuple[_Stamp, ...]:
-        return tuple(_stamp(file) for file in self._files)
+    def _look(self) -> tuple[Stamp, ...]:
+        return tuple(stamp(file) for file in self._files)
 
 
-def _stamp(file: str) -> _Stamp:
+def stamp(file: str | Path) -> Stamp:
     """Tell versions of a file apart; Kubernetes swaps a link above it, so device and inode count too."""
     try:
         stat = os.stat(file)  # noqa: PTH116 - a path is a string until it is opened

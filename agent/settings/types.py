@@ -138,6 +138,16 @@ class RedisUrl:
     def __repr__(self) -> str:
         return f"{'rediss' if self.tls else 'redis'}://{self.address}/{self.database}"
 
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, RedisUrl) and self._parts == other._parts
+
+    def __hash__(self) -> int:
+        return hash(self._parts)
+
+    @property
+    def _parts(self) -> tuple[object, ...]:
+        return self.tls, self.host, self.port, self.username, self.password, self.database
+
     @property
     def address(self) -> str:
         """`host:port`, for messages."""

@@ -38,5 +38,10 @@ class FileStorageConfig(Config):
         elif not os.access(there, os.W_OK | os.X_OK):
             verb = "written to" if there == directory else f"made: {there} cannot be written to"
             yield f"{directory} cannot be {verb} by user {os.getuid()}; mount a volume there, or name another directory"
-        elif (free := shutil.disk_usage(there).free) < self.max_size:
+        # What an agent that runs has taken there already is within max_size.
+        elif (free := shutil.disk_usage(there).free + _size_below(directory)) < self.max_size:
             yield f"{directory} has {free >> 20} MiB free, less than max_size, which is {self.max_size >> 20} MiB"
+
+
+def _size_below(directory: Path) -> int:
+    return sum(file.stat().st_size for file in directory.glob("*") if file.is_file())

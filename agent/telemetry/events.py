@@ -24,7 +24,7 @@ class Event:
     """Base of all events: subclasses name their phrase, level, counter and the fields that label it.
 
     Fields become the log line's fields; those in `labels` label the counter and separate the rate limits, so
-    they must be few-valued.
+    they must be few-valued. What people ask for themselves is not `limited`: each time costs a line.
     """
 
     phrase: ClassVar[str]
@@ -32,6 +32,7 @@ class Event:
     counter: ClassVar[str | None] = None
     labels: ClassVar[tuple[str, ...]] = ()
     constant: ClassVar[tuple[tuple[str, str], ...]] = ()
+    limited: ClassVar[bool] = True
 
     @property
     def amount(self) -> int:
@@ -109,7 +110,7 @@ class Telemetry:
             self.count(kind.counter, event.amount, **labels)
         now = self.clock()
         limit = (kind, tuple(sorted(labels.items())))
-        if now < self._next_line_ns.get(limit, 0):
+        if kind.limited and now < self._next_line_ns.get(limit, 0):
             left_out = self._left_out.setdefault(limit, _LeftOut())
             left_out.lines += 1
             left_out.amount += event.amount

@@ -67,6 +67,10 @@ COUNTERS = {
     "stem_agent.ownership.failures": ("{failure}", "Times Redis did not take or answer what agents agree on"),
     "stem_agent.storage.failures": ("{failure}", "Times the disk did not take or give what it should"),
     "stem_agent.storage.quarantined": ("{item}", "What could not be read and was set aside: file, batch, state"),
+    "stem_agent.config.reloads": (
+        "{reload}",
+        "Times the configuration was read anew, by result: applied, unchanged, rejected, rolled_back",
+    ),
     "stem_agent.reload.failures": ("{failure}", "Secret or certificate files that changed and could not be used"),
     "stem_agent.exporter.requests": ("{request}", "Requests, by status code"),
     "stem_agent.exporter.retries": ("{request}", "Requests that will be repeated, by reason"),

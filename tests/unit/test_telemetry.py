@@ -131,6 +131,8 @@ WARNINGS = {
 ERRORS = {
     # Accepted data is lost, or a person is needed.
     "AttemptsDropped",
+    "ConfigRejected",
+    "ConfigRolledBack",
     "FactFailed",
     "FileUnusable",
     "ItemsDropped",
@@ -153,6 +155,8 @@ INFOS = {
     "AttemptsKept",
     "AttemptsRestored",
     "BecameLeader",
+    "ConfigReloaded",
+    "ConfigUnchanged",
     "EmittersReleased",
     "EmittersTaken",
     "LeaderResigned",

@@ -80,6 +80,8 @@ class HealthExtension:
         if self._beating:
             self._beating.cancel()
             self._beating = None
+        if self._judge.observe in self._board.watchers:
+            self._board.watchers.remove(self._judge.observe)
         if self._runner:
             await self._runner.cleanup()
             self._runner = None

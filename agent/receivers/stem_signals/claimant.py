@@ -93,6 +93,10 @@ class Claimant:
         """Give up what is kept when memory is short."""
         pressure.join(self._kept)
 
+    def unwatched_by(self, pressure: Pressure) -> None:
+        """Keep nothing any more."""
+        pressure.leave(self._kept)
+
     # --- for the receiver --------------------------------------------------------------------------------------------
 
     def start(self) -> None:

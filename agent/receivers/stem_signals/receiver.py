@@ -49,14 +49,14 @@ class StemSignalsReceiver:
     ) -> None:
         self._id = identity
         self._keeping = Keeping(store, f"receivers/{identity}", identity, telemetry) if store else None
+        self._inherited: Keeping | None = None
         self._config = config
         self._consumer = consumer
         self._telemetry = telemetry
         self._clock = clock
         self._zone = ZoneInfo(config.assume_timezone)
         self._backlog = Backlog(config.backlog, self._shed)
-        if pressure:
-            pressure.join(self._backlog)
+        self._pressure = pressure or Pressure()
         self._sequence = SequenceTracker()
         self._decoder = Decoder(identity, config, self._sequence, telemetry, clock)
         self._claimant: Claimant | None = None
@@ -109,9 +109,13 @@ class StemSignalsReceiver:
         """
         self._loop = asyncio.get_running_loop()
         started_ns = self._clock()
-        if self._keeping:  # whoever goes on from before was deaf until now
-            deaf_since_ns = await self._keeping.take(lambda kept: state.restore(kept, self._sequence, self._clock()))
+        self._pressure.join(self._backlog)
+        inherited, self._inherited = self._inherited, None
+        if keeping := inherited or self._keeping:  # whoever goes on from before was deaf until now
+            deaf_since_ns = await keeping.take(lambda kept: state.restore(kept, self._sequence, self._clock()))
             self._outage_begins(deaf_since_ns or started_ns)
+        if inherited and self._keeping:  # what may still be there is older
+            await self._keeping.take(lambda _: None)
         if self._claimant:
             self._claimant.start()
         backoff = Backoff(self._config.initial_backoff, self._config.max_backoff)
@@ -148,6 +152,18 @@ class StemSignalsReceiver:
         await self._end_numbering(timeout)
         if self._canary:
             await self._canary.close()
+        self._pressure.leave(self._backlog)
+        if self._claimant:
+            self._claimant.unwatched_by(self._pressure)
+
+    def hand_over(self, store: StateStore) -> None:
+        """Leave the numbering to the receiver that follows in this process."""
+        self._keeping = Keeping(store, f"receivers/{self._id}", self._id, self._telemetry)
+        self._keeping.began = True
+
+    def take_over(self, store: StateStore) -> None:
+        """Go on, when started, from the numbering that the receiver before left."""
+        self._inherited = Keeping(store, f"receivers/{self._id}", self._id, self._telemetry)
 
     async def _drain_backlog(self, seconds: float) -> None:
         """Decode what was heard, as much of it as time allows; count the rest."""

@@ -38,15 +38,28 @@ class Memory:
         self._ledger = ledger
         self._keeping = Keeping(store, f"receivers/{identity}", identity, telemetry) if store else None
         self._telemetry = telemetry
+        self._inherited: Keeping | None = None
         self._stored: Notes | None = None
         self._journal: Journal | None = None
         self._listens = False
         self.delivered = asyncio.Event()
 
     async def open(self) -> None:
-        """Read what the process before left on the disk."""
-        if self._keeping:
-            self._stored = await self._keeping.take(notes.unpack)
+        """Read what the process before left on the disk, or who was here before in this process."""
+        inherited, self._inherited = self._inherited, None
+        if keeping := inherited or self._keeping:
+            self._stored = await keeping.take(notes.unpack)
+        if inherited and self._keeping:  # what may still be there is older
+            await self._keeping.take(lambda _: None)
+
+    def hand_over(self, store: StateStore) -> None:
+        """Leave everything to whoever follows in this process, unless it is left to other agents."""
+        self._keeping = Keeping(store, f"receivers/{self._id}", self._id, self._telemetry)
+        self._keeping.began = True
+
+    def take_over(self, store: StateStore) -> None:
+        """Go on from what whoever was here before in this process left."""
+        self._inherited = Keeping(store, f"receivers/{self._id}", self._id, self._telemetry)
 
     async def recall(self) -> Notes | None:
         """Return the notes to go on from; None where there are none that can be used, which is told."""

@@ -7,6 +7,7 @@ from zoneinfo import ZoneInfo
 
 from agent.core.clock import NANOSECONDS, Clock
 from agent.core.ownership import TASKS, Ownership
+from agent.core.states import StateStore
 from agent.core.status import Reports
 from agent.core.tasks import cancel
 from agent.receivers.stem_tail import events
@@ -106,6 +107,14 @@ class StemTailReceiver:
         self._ownership.withdraw(TASKS)
         for reader in (self._broker, self._results):
             await reader.close()
+
+    def hand_over(self, store: StateStore) -> None:
+        """Leave what is known to the receiver that follows in this process."""
+        self._memory.hand_over(store)
+
+    def take_over(self, store: StateStore) -> None:
+        """Go on, when started, from what the receiver before left."""
+        self._memory.take_over(store)
 
     async def _leave(self, session: Session, seconds: float) -> None:
         leads = self._ownership.leads(self._clock())
