@@ -1,10 +1,12 @@
 """What an operator writes about `stem_tail`."""
 
+from collections.abc import Iterator
 from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
 from agent.settings.model import Config, Env
+from agent.settings.needs import RedisUse
 from agent.settings.redis_tls import RedisTls
 from agent.settings.stem_broker import BrokerConfig
 from agent.settings.types import Duration, RedisAddress, RedisUrl, TimeZone
@@ -34,6 +36,10 @@ class RecordsConfig(Config):
         description="`auto`: also read a record when the server's keyspace notifications tell that it changed, where "
         "they are switched on (the agent never does that)",
     )
+
+    def redis_uses(self) -> Iterator[RedisUse]:
+        """Yield the result backend."""
+        yield RedisUse(self.url, self.tls, 5.0)
 
 
 class StemTailConfig(BrokerConfig):
