@@ -226,7 +226,14 @@ class AttemptTable:
     def told_elsewhere(self, attempt: Attempt, now_ns: int) -> None:
         """Close an attempt that another agent told, and the root of its trace with it."""
         self.bury(attempt, attempt.span_id, now_ns, may_return=False)
-        self.once(("send", attempt.task_id), now_ns)
+        if not (attempt.number or attempt.delivery):
+            self.once(("send", attempt.task_id), now_ns)
+            for other in self.of(attempt.task_id):
+                other.marks |= Mark.ROOTED
+
+    def is_rooted(self, task_id: str) -> bool:
+        """Return whether the root of a trace was told a moment ago."""
+        return ids.span_id("send", task_id) in self._buried
 
     def _remove(self, attempt: Attempt) -> None:
         attempt.marks |= Mark.SETTLED

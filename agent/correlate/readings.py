@@ -95,6 +95,7 @@ class Readings:
             return
         if fact.retried:
             self._tasks.attempts.retried(attempt, fact.next_retry_ns, now_ns, read=True)
+        attempt.end = Ends(over_ns=fact.over_ns)
         self._tasks.attempts.told_elsewhere(attempt, now_ns)
 
     def _dead_lettered(self, fact: DeadLettered, now_ns: int) -> None:
@@ -164,7 +165,7 @@ class Readings:
             *(task_id, number, name, reader), started_ns=started_ns, never_started_ns=0, now_ns=now_ns
         )
         if attempt and len(attempts) != before:
-            attempt.marks |= Mark.TAILED
+            attempt.marks |= Mark.TAILED | (Mark.ROOTED if attempts.is_rooted(task_id) else 0)
             attempt.started_ns = started_ns
             self._tasks.opened(attempt, now_ns)
         return attempt

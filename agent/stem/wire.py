@@ -198,9 +198,10 @@ class Unended(Struct, frozen=True, gc=False):
 
 
 class EndTold(Struct, frozen=True, gc=False):
-    """A delivery of which another agent told the end, whose work this one goes on with.
+    """A delivery of which the end was told, long ago, or by another agent whose work this one goes on with.
 
-    `retried`: it asked for the next attempt, to begin at `next_retry_ns` (Unix nanoseconds), 0 where nobody knows when.
+    It was over by `over_ns`. `retried`: it asked for the next attempt, to begin at `next_retry_ns`, 0 where nobody
+    knows when. Both are Unix nanoseconds.
     """
 
     namespace: str
@@ -208,6 +209,7 @@ class EndTold(Struct, frozen=True, gc=False):
     attempt: int
     worker: str | None
     started_at: datetime | None
+    over_ns: int
     retried: bool
     next_retry_ns: int
 

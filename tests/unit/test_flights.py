@@ -171,6 +171,17 @@ def test_a_retry_is_due_when_it_says_though_the_attempt_before_it_was_sent_back(
     assert start.envelope.not_before == at(5)
 
 
+def test_what_was_sent_back_and_delivered_again_before_its_record_was_read_is_awaited_once() -> None:
+    tail = Tail()
+    tail.entered(entry())
+    tail.entered(entry(not_before=at(1.3)), seconds=1.3)
+    tail.told(sent_back(1))
+    (start, end) = tail.told(running(1.4), succeeded(1.4, 1.5))
+    assert start.envelope.not_before is None, "it waits since it was due first"
+    assert isinstance(end, Told)
+    assert len(tail.flights) == 0
+
+
 # --- what no record tells --------------------------------------------------------------------------------------------
 
 
@@ -203,7 +214,7 @@ def test_each_attempt_that_was_passed_over_is_told_once() -> None:
     unseen = [each for each in news if isinstance(each, Unseen)]
     assert [(each.attempt, each.started_at) for each in unseen] == [(0, at(0)), (1, None)]
     assert isinstance(news[-1], Told)
-    assert len(tail.flights) == 0
+    assert tail.flights.unended == []
 
 
 def test_the_last_attempt_that_was_allowed_failed_and_what_follows_is_a_replay() -> None:
@@ -212,6 +223,71 @@ def test_the_last_attempt_that_was_allowed_failed_and_what_follows_is_a_replay()
     over, _ = tail.told(running(2, number=3))
     assert isinstance(over, Unseen)
     assert not over.retried
+
+
+@pytest.mark.parametrize(("seconds", "asked"), [(29, True), (30, False)])
+def test_who_may_have_been_taken_over_is_not_said_to_have_asked_for_the_next_attempt(
+    seconds: float, *, asked: bool
+) -> None:
+    tail = Tail()
+    tail.entered(entry())
+    tail.told(running(0))
+    tail.entered(entry(1), seconds=seconds)
+    over, _ = tail.told(running(seconds, number=1))
+    assert isinstance(over, Unseen)
+    assert over.retried is asked
+
+
+def test_of_two_that_run_nobody_knows_which_asked_for_the_next_attempt() -> None:
+    tail = Tail()
+    tail.entered(entry())
+    tail.told(running(0))
+    tail.told(running(31, "worker-2"), seconds=31)
+    tail.entered(entry(1), seconds=33)
+    assert len(tail.told(running(34, number=1), seconds=34)) == 1, "neither is said to be over"
+    done = succeeded(34, 35, number=1)
+    tail.told(done, seconds=35)
+    over = tail.told(done, seconds=120)
+    assert [(each.started_at, each.retried) for each in over if isinstance(each, Unseen)] == [
+        (at(0), False),
+        (at(31), False),
+    ]
+
+
+def copied() -> Tail:
+    """A task whose first attempt ran for so long that the copy of its lease comes after the second has begun."""
+    tail = Tail()
+    tail.entered(entry())
+    tail.told(running(0))
+    tail.told(retried(40), seconds=40)
+    tail.entered(entry(1), seconds=41)
+    tail.entered(entry(not_before=at(45)), seconds=45)
+    return tail
+
+
+def test_the_copy_of_an_earlier_attempts_lease_is_told_exactly_though_a_later_one_began() -> None:
+    tail = copied()
+    assert len(tail.told(running(46, "worker-3", number=1), seconds=46)) == 1
+    start, end = tail.told(running(47, "worker-2"), succeeded(47, 49, "worker-2"), seconds=49)
+    assert isinstance(start, Told)
+    assert isinstance(end, Told)
+    assert (end.record.attempt, end.envelope.not_before) == (0, at(45))
+    (last,) = tail.told(succeeded(46, 50, "worker-3", number=1), seconds=50)
+    assert isinstance(last, Told)
+    assert last.record.attempt == 1
+
+
+def test_an_attempt_of_which_only_the_entries_were_seen_is_told_at_last_where_copies_kept_that_open() -> None:
+    tail = Tail()
+    tail.entered(entry())
+    tail.entered(entry(1), seconds=41)
+    tail.entered(entry(not_before=at(45)), seconds=45)
+    done = succeeded(46, 47, number=1)
+    assert [each for each in tail.told(done, seconds=47) if isinstance(each, Unseen)] == []
+    (over,) = tail.told(done, seconds=120)
+    assert isinstance(over, Unseen)
+    assert (over.attempt, over.started_at, over.retried) == (0, None, True)
+    assert tail.flights.counts["overlooked"] == 1
 
 
 def test_what_runs_beside_the_end_of_its_task_is_given_up_when_it_would_have_ended_too() -> None:
@@ -227,7 +303,7 @@ def test_what_runs_beside_the_end_of_its_task_is_given_up_when_it_would_have_end
     assert isinstance(over, Unseen)
     assert (over.worker, over.started_at, over.retried) == ("worker-1", at(0), False)
     assert over.over_ns == NOW_NS + 40 * SECOND
-    assert len(tail.flights) == 0
+    assert tail.flights.unended == []
 
 
 def test_what_ran_for_an_hour_is_given_up_an_hour_later() -> None:
@@ -315,6 +391,45 @@ def test_who_lingers_makes_room_for_who_is_under_way_and_is_not_counted_as_dropp
     assert (tail.flights.counts["max_tasks"], tail.flights.dropped) == (1, "task-0")
 
 
+# --- tasks that were there before we looked --------------------------------------------------------------------------
+
+
+def known_in_part() -> Tail:
+    """A task that ran before we looked: the first that is seen of it is the copy of its lease."""
+    tail = Tail()
+    tail.entered(entry(not_before=at(45), enqueued_at=at(-5)), seconds=45)
+    return tail
+
+
+def test_a_start_long_before_the_first_entry_that_was_seen_is_not_of_that() -> None:
+    tail = known_in_part()
+    assert tail.told(succeeded(-1, 44)) == []
+    (told,) = tail.told(succeeded(46, 46.5, "worker-2"))
+    assert told.envelope.not_before == at(45)
+
+
+@pytest.mark.parametrize("late", [-1.0, -90.0])
+def test_a_clock_that_is_late_costs_nothing_of_a_task_that_was_seen_from_the_beginning(late: float) -> None:
+    tail = Tail()
+    tail.entered(entry())
+    tail.told(sent_back(late - 1))
+    tail.entered(entry(not_before=at(1)), seconds=1)
+    assert len(tail.told(succeeded(late, late + 1))) == 1
+
+
+def test_an_end_without_a_start_that_was_written_before_the_first_entry_is_not_of_that() -> None:
+    tail = known_in_part()
+    assert tail.told(record(TaskState.CANCELLED, revoked=True, worker="worker-1", updated_at=at(44))) == []
+    assert len(tail.told(succeeded(46, 46.5))) == 1
+
+
+def test_a_retry_may_be_of_the_delivery_that_was_not_seen() -> None:
+    tail = known_in_part()
+    tail.told(running(46))
+    assert tail.told(retried(47)) == []
+    assert tail.flights.counts["ambiguous"] == 1
+
+
 # --- time ------------------------------------------------------------------------------------------------------------
 
 
@@ -340,6 +455,19 @@ def test_a_task_without_news_for_too_long_is_dropped_and_counted() -> None:
     tail.entered(entry())
     assert tail.flights.due(NOW_NS + PACE.ttl_ns + 1, 10) == []
     assert (len(tail.flights), tail.flights.counts["task_ttl"], tail.flights.dropped) == (0, 1, TASK_ID)
+
+
+def test_a_task_that_has_ended_is_dropped_without_a_word() -> None:
+    tail, done = Tail(), succeeded(2, 9)
+    tail.entered(entry())
+    tail.entered(entry(not_before=at(4)), seconds=4)
+    tail.entered(entry(not_before=at(5)), seconds=5)
+    tail.told(done, seconds=9)
+    tail.told(done, seconds=100)
+    assert len(tail.flights) == 1, "another delivery may still come of the last entry"
+    tail.flights.again([TASK_ID], tail.now_ns)
+    assert tail.flights.due(NOW_NS + 100 * SECOND + PACE.ttl_ns, 10) == []
+    assert (len(tail.flights), tail.flights.counts["task_ttl"]) == (0, 0)
 
 
 def test_news_make_a_task_young_again() -> None:

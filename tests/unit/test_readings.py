@@ -116,7 +116,7 @@ def test_a_start_that_another_agent_told_is_not_told_again() -> None:
 
 
 def test_an_end_that_another_agent_told_is_known_and_not_told() -> None:
-    told = heard(EndTold("stem", TASK_ID, 0, "worker-1", at(0), retried=False, next_retry_ns=0))
+    told = heard(EndTold("stem", TASK_ID, 0, "worker-1", at(0), nanoseconds(at(1)), retried=False, next_retry_ns=0))
     assert (told.spans, told.logs) == ([], [])
     assert told.counts() == {}
     told.read(recorded(succeeded(30, 31), entry(not_before=at(29))))
@@ -127,7 +127,7 @@ def test_an_end_that_another_agent_told_is_known_and_not_told() -> None:
 
 def test_a_retry_that_another_agent_told_is_linked() -> None:
     due = nanoseconds(at(8))
-    told = heard(EndTold("stem", TASK_ID, 0, "worker-1", at(0), retried=True, next_retry_ns=due))
+    told = heard(EndTold("stem", TASK_ID, 0, "worker-1", at(0), nanoseconds(at(5)), retried=True, next_retry_ns=due))
     told.read(recorded(succeeded(9, 9.5, number=1), entry(1, not_before=at(8))))
     span = told.span("process")
     assert [link.span_id.hex() for link in span.links if found(link)] == ["91c497b69b448dbc"]

@@ -43,11 +43,15 @@ class Open(Struct, array_like=True):
 
 
 class Ended(Struct, array_like=True):
-    """A delivery that was told to have ended; `retried`: to begin again at `next_ns`, 0 where no record told when."""
+    """A delivery that was told to have ended by `over_ns`.
+
+    `retried`: to begin again at `next_ns`, 0 where no record told when.
+    """
 
     attempt: int
     worker: str | None
     started_at: datetime | None
+    over_ns: int
     retried: bool = False
     next_ns: int = 0
 
@@ -74,6 +78,11 @@ class Flight(Struct, array_like=True):
     def awaited(self) -> bool:
         """Whether anything is still to be told of it."""
         return bool(self.owed or self.open or self.returns or (self.ended and self.ended[-1].retried and not self.over))
+
+    @property
+    def is_unended(self) -> bool:
+        """Whether an end is still to come; after that of its task another delivery may, of which nobody knows."""
+        return bool(self.open) or (self.awaited and not self.over)
 
     @property
     def says_nothing(self) -> bool:

@@ -53,7 +53,7 @@ class Flights:
         self._quiet: dict[str, None] = {}  # tasks of which no record said anything, as far as was read
         self._touched: set[str] = set()
         self._noted: set[str] = set()
-        self._judge = Judge(pace.claim_ns, zone)
+        self._judge = Judge(pace.claim_ns, zone, self._is_recent)
         self.counts = self._judge.counts
         self._lingering: dict[str, None] = {}  # nothing is awaited of them
         self.dropped = ""
@@ -157,7 +157,7 @@ class Flights:
             for owed in over:
                 flight.owed.remove(owed)
                 found.append(Unseen(owed.envelope, owed.attempt, None, None, now_ns, retried=False, start_told=False))
-                flight.ended.append(Ended(owed.attempt, None, None))
+                flight.ended.append(Ended(owed.attempt, None, None, now_ns))
             for owed in flight.owed:
                 owed.done = owed.place in done
             if over:
@@ -181,8 +181,9 @@ class Flights:
                 continue
             if now_ns - flight.changed_ns > self._pace.ttl_ns:
                 self._drop(task_id)
-                self.dropped = task_id
-                self.counts["task_ttl"] += 1
+                if flight.is_unended:
+                    self.dropped = task_id
+                    self.counts["task_ttl"] += 1
                 continue
             flight.due_ns = 0
             found.append(task_id)
@@ -260,12 +261,15 @@ class Flights:
         """Return every task under way."""
         return self._flights
 
+    def ended(self, task_id: str) -> list[Ended]:
+        """Return the deliveries of a task that were told to have ended."""
+        flight = self._flights.get(task_id)
+        return list(flight.ended) if flight else []
+
     @property
     def unended(self) -> list[str]:
         """The tasks of which an end is still to come."""
-        return [
-            task_id for task_id, flight in self._flights.items() if flight.open or (flight.awaited and not flight.over)
-        ]
+        return [task_id for task_id, flight in self._flights.items() if flight.is_unended]
 
     def restore(self, flights: dict[str, Flight], since_ms: int, now_ns: int) -> None:
         """Go on from what an agent before this one left; every record is read at once.

@@ -11,17 +11,17 @@ task's record. What begins there is open until the record tells of its end.
 | was sent back (rate limit, pause) | the oldest | no attempt; another entry will come |
 | names no start, and never had one (expired, signature) | the oldest | that delivery's end |
 | names no start, though it ran | the oldest, if nothing is open | that of the open one, if no other can be it |
-| is of a later attempt | all before it | that those are over; how, no record tells any more |
+| is of a later attempt | all before it but copies of leases | that those are over; how, no record tells any more |
 """
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable
 from datetime import datetime, tzinfo
 
 from msgspec.structs import replace
 
 from agent.core.clock import NANOSECONDS
-from agent.receivers.stem_tail.flight import Ended, Flight, News, Open, Told, Unseen, lease_ns
+from agent.receivers.stem_tail.flight import Ended, Flight, News, Open, Owed, Told, Unseen, lease_ns
 from agent.stem.catalogue import TaskState
 from agent.stem.envelope import Envelope
 from agent.stem.status import TaskStatus
@@ -37,11 +37,15 @@ _FINAL = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED})
 
 
 class Judge:
-    """Judges records; another worker may take a task over after `claim_ns`. `counts` are `ambiguous`, `overlooked`."""
+    """Judges records. `counts` are `ambiguous`, `overlooked`.
 
-    def __init__(self, claim_ns: int, zone: tzinfo) -> None:
+    Another worker may take a task over after `claim_ns`. `seen`: whether every entry of an envelope's task was seen.
+    """
+
+    def __init__(self, claim_ns: int, zone: tzinfo, seen: Callable[[Envelope], bool]) -> None:
         self._claim_ns = claim_ns
         self._zone = zone
+        self._seen = seen
         self.counts: Counter[str] = Counter()
 
     def changed(self, flight: Flight, record: TaskStatus, number: int, now_ns: int) -> list[News]:
@@ -55,10 +59,17 @@ class Judge:
         """Take a record that says the same for a while; return the deliveries that are given up for that."""
         if not (flight.over and self._is_given_up(flight, now_ns)):
             return []
+        found = self._given_up(flight, record)
+        self._note_ends(flight, found, now_ns)
+        return found
+
+    def _given_up(self, flight: Flight, record: TaskStatus) -> list[News]:
+        told = {*(each.attempt for each in flight.ended), *(each.attempt for each in flight.open)}
+        blank = {owed.attempt: owed for owed in flight.owed if owed.attempt < (record.attempt or 0)}
         found: list[News] = [self._unseen(each, flight.changed_ns) for each in flight.open]
+        found += [self._overlooked(owed, flight.changed_ns) for number, owed in blank.items() if number not in told]
         # What was there before the last start was that delivery, or was sent back and came again.
-        last = record.started_at or record.updated_at
-        last_ms = epoch_ns(last, self._zone) // _MS_NS if last else 0
+        last_ms = self._ns(record.started_at or record.updated_at) // _MS_NS
         flight.open, flight.owed = [], [owed for owed in flight.owed if owed.ready_ms > last_ms]
         return found
 
@@ -66,17 +77,25 @@ class Judge:
         """Remember what was told to have ended, and whether the copy of its lease may still be delivered."""
         for each in found:
             if isinstance(each, Unseen):
-                flight.ended.append(Ended(each.attempt, each.worker, each.started_at, each.retried))
+                ended = Ended(each.attempt, each.worker, each.started_at, each.over_ns, each.retried)
             elif each.record.state is not TaskState.RUNNING:
-                record = each.record
-                ended_ns = epoch_ns(record.updated_at, self._zone) if record.updated_at else 0
-                delay_ms, retried = record.retry_delay_ms, record.state is TaskState.RETRIED
-                next_ns = ended_ns + delay_ms * _MS_NS if retried and ended_ns and delay_ms is not None else 0
-                flight.ended.append(Ended(record.attempt or 0, record.worker, record.started_at, retried, next_ns))
-                started_ns = epoch_ns(record.started_at, self._zone) if record.started_at else 0
-                if ended_ns - started_ns >= LEAST_RENEWED_NS:
-                    flight.lingers_ns = now_ns + 2 * lease_ns(each.envelope)
+                ended = self._ended(each.record)
+            else:
+                continue
+            flight.ended.append(ended)
+            renewed = ended.over_ns - self._ns(ended.started_at) >= LEAST_RENEWED_NS
+            if renewed or self._may_be_copy(each.envelope):
+                flight.lingers_ns = max(flight.lingers_ns, now_ns + 2 * lease_ns(each.envelope))
         del flight.ended[:-MOST_ENDED]
+
+    def _ended(self, record: TaskStatus) -> Ended:
+        over_ns, retried = self._ns(record.updated_at), record.state is TaskState.RETRIED
+        delay_ms = record.retry_delay_ms
+        next_ns = over_ns + delay_ms * _MS_NS if retried and over_ns and delay_ms is not None else 0
+        return Ended(record.attempt or 0, record.worker, record.started_at, over_ns, retried, next_ns)
+
+    def _ns(self, time: datetime | None) -> int:
+        return epoch_ns(time, self._zone) if time else 0
 
     def _is_given_up(self, flight: Flight, now_ns: int) -> bool:
         """Whether a delivery beside the one that ended its task would have ended too, or will not tell.
@@ -84,56 +103,86 @@ class Judge:
         A copy of a lease runs beside the first delivery for as long as the task takes.
         """
         waited_ns = now_ns - flight.changed_ns
-        starts = (epoch_ns(each.started_at, self._zone) for each in flight.open if each.started_at)
+        starts = (self._ns(each.started_at) for each in flight.open if each.started_at)
         ran_ns = flight.changed_ns - min(starts, default=flight.changed_ns)
         return waited_ns >= max(_CLAIMS_AWAITED * self._claim_ns, ran_ns)
 
-    def _passed_over(self, flight: Flight, record: TaskStatus, number: int, now_ns: int) -> list[Unseen]:
-        """Return the deliveries of attempts before the one that a record is of: it will say nothing more of them."""
-        over_ns = min(
-            (epoch_ns(time, self._zone) for time in (record.started_at, record.updated_at) if time), default=0
-        )
-        over_ns = over_ns or now_ns
-        passed = [each for each in flight.open if each.attempt < number]
-        seen = {each.attempt for each in passed}
-        blank = {owed.attempt: owed for owed in flight.owed if owed.attempt < number and owed.attempt not in seen}
-        self.counts["overlooked"] += len(blank)
-        flight.owed = [owed for owed in flight.owed if owed.attempt >= number]
-        flight.open = [each for each in flight.open if each.attempt >= number]
-        passed += [Open(owed.attempt, None, None, owed.envelope) for owed in blank.values()]
-        deliveries = Counter([each.attempt for each in passed] + [each.attempt for each in flight.ended])
-        return [self._unseen(each, over_ns, retried=self._asked(each, deliveries)) for each in passed]
+    def _passed_over(self, flight: Flight, record: TaskStatus, number: int, now_ns: int) -> list[News]:
+        """Return the deliveries of attempts before the one that a record is of: it will say nothing more of them.
 
-    @staticmethod
-    def _asked(each: Open, deliveries: Counter[int]) -> bool:
-        """Whether a delivery asked for the next attempt: the only one of its attempt, which was allowed to.
+        Where copies of a lease are about, one of the deliveries asked for that, and the others may still run.
+        """
+        over_ns = min(filter(None, (self._ns(record.started_at), self._ns(record.updated_at))), default=now_ns)
+        known = {*(each.attempt for each in flight.open), *(each.attempt for each in flight.owed)}
+        found: list[News] = []
+        for earlier in sorted(attempt for attempt in known if attempt < number):
+            running = [each for each in flight.open if each.attempt == earlier]
+            owed = [each for each in flight.owed if each.attempt == earlier]
+            told = any(each.attempt == earlier for each in flight.ended)
+            if told or len(running) > 1 or self._has_copies(running, owed):
+                continue
+            flight.open = [each for each in flight.open if each.attempt != earlier]
+            flight.owed = [each for each in flight.owed if each.attempt != earlier]
+            over = [self._unseen(each, over_ns, later=True) for each in running]
+            found += over or [self._overlooked(owed[-1], over_ns)]
+        return found
 
-        Of several only one need have; and what was not allowed to failed, and was replayed.
+    def _has_copies(self, running: Collection[Open], owed: Collection[Owed]) -> bool:
+        """Whether one of several may be the copy of a lease: that comes a lease after what it is a copy of began."""
+        times = [self._ns(each.started_at) for each in running if each.started_at]
+        times += [each.ready_ms * _MS_NS for each in owed]
+        if owed and max(times) - min(times) >= min(lease_ns(each.envelope) for each in owed):
+            return True
+        return any(map(self._may_be_copy, [*(each.envelope for each in running), *(each.envelope for each in owed)]))
+
+    def _may_be_copy(self, envelope: Envelope) -> bool:
+        """Whether an entry may be the copy of one that was there before we looked."""
+        return envelope.not_before is not None and not self._seen(envelope)
+
+    def _overlooked(self, owed: Owed, over_ns: int) -> Unseen:
+        self.counts["overlooked"] += 1
+        return self._unseen(Open(owed.attempt, None, None, owed.envelope), over_ns, later=True)
+
+    def _unseen(self, each: Open, over_ns: int, *, later: bool = False) -> Unseen:
+        """Return what is known of a delivery; `later`: its attempt was followed by another one.
+
+        It asked for that if it was allowed to, else it failed, and was replayed; and if no other worker can have taken
+        it over and done so.
         """
         most = each.envelope.max_retries
-        return deliveries[each.attempt] == 1 and (most is None or each.attempt < most)
-
-    @staticmethod
-    def _unseen(each: Open, over_ns: int, *, retried: bool = False) -> Unseen:
+        allowed = most is None or each.attempt < most
+        retried = later and allowed and (each.started_at is None or self._is_soon(each, over_ns))
         return Unseen(each.envelope, each.attempt, each.worker, each.started_at, over_ns, retried, each.told)
 
     def _judge(self, flight: Flight, record: TaskStatus, number: int) -> list[News]:
         if record.rate_limited or record.queue_paused:
-            flight.returns = self._answer(flight, number) or flight.returns
+            self._sent_back(flight, record, number)
             return []
         if record.started_at is not None:
             return self._with_start(flight, record, number)
         if record.expired or record.security:
-            envelope = self._answer(flight, number)
+            envelope = self._answer(flight, record, number)
             return [Told(record, envelope)] if envelope else []
         return self._without_start(flight, record, number)
+
+    def _sent_back(self, flight: Flight, record: TaskStatus, number: int) -> None:
+        """Have what was sent back wait since it was due first; it may have been delivered again already."""
+        envelope = self._answer(flight, record, number)
+        if envelope is None:
+            return
+        back_ms = self._ns(record.updated_at) // _MS_NS
+        again = next((each for each in flight.owed if each.attempt == number and each.ready_ms > back_ms), None)
+        if again:
+            again.envelope = envelope
+        else:
+            flight.returns = envelope
 
     def _with_start(self, flight: Flight, record: TaskStatus, number: int) -> list[News]:
         delivery = (number, record.worker, record.started_at)
         known = next((each for each in flight.open if (each.attempt, each.worker, each.started_at) == delivery), None)
         if known is None:
             others = [each for each in flight.open if each.attempt == number]
-            envelope = self._answer(flight, number, record.started_at) or (others[-1].envelope if others else None)
+            envelope = self._answer(flight, record, number) or (others[-1].envelope if others else None)
             if envelope is None:
                 return []  # read before: nothing of this attempt is awaited
             known = Open(number, record.worker, record.started_at, envelope)
@@ -149,34 +198,42 @@ class Judge:
             running = [each for each in running if each.worker == record.worker]
         owed = any(each.attempt == number for each in flight.owed)
         if not running:
-            envelope = self._answer(flight, number)
+            envelope = self._answer(flight, record, number)
             return [Told(record, envelope)] if envelope else []
         (first, *more) = running
-        if more or owed or not self._is_soon(first, record):
+        if more or owed or self._may_be_copy(first.envelope) or not self._is_soon(first, self._ns(record.updated_at)):
             self.counts["ambiguous"] += 1
             return []
         flight.open.remove(first)
         ended = replace(record, worker=first.worker, started_at=first.started_at)
         return [Told(ended, first.envelope, first.told)]
 
-    def _is_soon(self, delivery: Open, record: TaskStatus) -> bool:
+    def _is_soon(self, delivery: Open, ended_ns: int) -> bool:
         """Whether a delivery ended before another worker could have taken it over, and ended it unseen."""
-        if record.updated_at is None or delivery.started_at is None:
-            return False
-        run_ns = epoch_ns(record.updated_at, self._zone) - epoch_ns(delivery.started_at, self._zone)
-        return 0 <= run_ns < self._claim_ns
+        return delivery.started_at is not None and 0 <= ended_ns - self._ns(delivery.started_at) < self._claim_ns
 
-    def _answer(self, flight: Flight, number: int, started_at: datetime | None = None) -> Envelope | None:
+    def _answer(self, flight: Flight, record: TaskStatus, number: int) -> Envelope | None:
         """Take an entry of an attempt as answered, and return its envelope.
 
         Where several are owed nobody knows which it was: then the newest that was there at the start, so that the wait
         is told as no longer than it was; without a start the oldest.
         """
-        owed = [each for each in flight.owed if each.attempt == number]
+        owed = [each for each in flight.owed if each.attempt == number and not self._came_later(each, record)]
         if not owed:
             return None
-        started_ms = epoch_ns(started_at, self._zone) // _MS_NS if started_at else 0
+        started_ms = self._ns(record.started_at) // _MS_NS
         there = [each for each in owed if each.ready_ms <= started_ms]
         answered = there[-1] if there else owed[0]
         flight.owed.remove(answered)
         return answered.envelope
+
+    def _came_later(self, owed: Owed, record: TaskStatus) -> bool:
+        """Whether an entry is not what a record is of, but a copy of the lease of what was there before we looked.
+
+        That comes a lease after the start, and after the end. Clocks differ, so of what was seen from its first entry
+        on even an end long before that may be its own.
+        """
+        time, least_ns = (record.started_at, lease_ns(owed.envelope)) if record.started_at else (record.updated_at, 0)
+        if time is None or not self._may_be_copy(owed.envelope):
+            return False
+        return owed.ready_ms * _MS_NS - self._ns(time) >= least_ns

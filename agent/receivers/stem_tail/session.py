@@ -62,15 +62,18 @@ class Session:
 
     def recorded(self, record: TaskStatus, now_ns: int) -> bool:
         """Take a record; return whether it is of a worker that was never read of."""
-        return self._take(self.flights.told(record, now_ns), now_ns)
+        before = self.flights.ended(record.id)
+        return self._take(self.flights.told(record, now_ns), now_ns, before)
 
     def acknowledged(self, done: Collection[Place], now_ns: int) -> None:
         """Take which entries were acknowledged, of those whose records say nothing."""
         self._take(self.flights.acknowledged(done, now_ns), now_ns)
 
-    def _take(self, news: Sequence[News], now_ns: int) -> bool:
+    def _take(self, news: Sequence[News], now_ns: int, before: Collection[Ended] = ()) -> bool:
         new = [self.hold.is_new(_worker_of(each), now_ns) for each in news]
         for each in news:
+            for end in _deliveries(before, each):  # told long ago, for whoever told it
+                self.hold.take(_worker_of(each), partial(self._end_told, each.envelope.id or "", end), now_ns)
             self.hold.take(_worker_of(each), partial(self._news, each), now_ns)
         return any(new)
 
@@ -113,6 +116,7 @@ class Session:
     def _end_told(self, task_id: str, end: Ended) -> EndTold:
         return EndTold(
             *(self.fleet.namespace_of(end.worker), task_id, end.attempt, end.worker, end.started_at),
+            over_ns=end.over_ns,
             retried=end.retried,
             next_retry_ns=end.next_ns,
         )
@@ -147,6 +151,11 @@ class Session:
             claimed=claimed,
             start_told=news.start_told,
         )
+
+
+def _deliveries(ended: Collection[Ended], news: News) -> Iterator[Ended]:
+    number = news.record.attempt if isinstance(news, Told) else news.attempt
+    return (end for end in ended if end.attempt == number)
 
 
 def _worker_of(news: News) -> str | None:
