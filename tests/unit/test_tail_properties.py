@@ -67,7 +67,7 @@ class Reader:
         self.take()
         moved = self.heard.correlator.recorder.metrics.changes(0)
         totals = {name: msgspec.msgpack.encode(total) for name, total in moved if total}
-        encoded = tail_notes.encode(self.session.place(), self.session.changes(everything=True), totals)
+        encoded = tail_notes.encode(self.session.standing(), self.session.changes(everything=True), totals)
         notes = tail_notes.unpack(tail_notes.pack(encoded))
         assert notes
         self.idle_to = time
