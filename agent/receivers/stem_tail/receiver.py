@@ -6,6 +6,7 @@ from functools import partial
 from zoneinfo import ZoneInfo
 
 from agent.core.clock import NANOSECONDS, Clock
+from agent.core.kept import KeptStateError
 from agent.core.ownership import TASKS, Ownership
 from agent.core.states import StateStore
 from agent.core.status import Reports
@@ -15,6 +16,7 @@ from agent.receivers.stem_tail.config import StemTailConfig
 from agent.receivers.stem_tail.flights import Flights
 from agent.receivers.stem_tail.listener import SETTING, Listener, read_notifications, tells_of_writes
 from agent.receivers.stem_tail.memory import Memory
+from agent.receivers.stem_tail.notes import Notes
 from agent.receivers.stem_tail.records import RecordReader
 from agent.receivers.stem_tail.session import Session
 from agent.settings.redis_tls import RedisTls
@@ -182,15 +184,24 @@ class StemTailReceiver:
     async def _begin(self) -> Session:
         """Begin where the leader, or the process, before stopped; else now."""
         begin_ms = await self._redis_ms()
-        notes = await self._memory.recall()
+        notes = await self._take_up()
         session = Session(self._config, begin_ms, notes, self._clock())
-        self._tailed.take_up(self._id, notes.totals if notes else {})
         self._telemetry.emit(events.TailBegins(self._id, "left" if notes else "now", len(session.flights)))
         for _ in range(2):  # first which queues there are, then how many dead letters they have before anything is told
             await self._look(session)
         if self._config.results.notifications == "auto":
             await self._listen(session)
         return session
+
+    async def _take_up(self) -> Notes | None:
+        notes = await self._memory.recall()
+        try:
+            self._tailed.take_up(self._id, notes.totals if notes else {})
+        except KeptStateError as error:
+            await self._memory.refuse(error)
+            self._tailed.take_up(self._id, {})
+            return None
+        return notes
 
     async def _listen(self, session: Session) -> None:
         config = self._config
