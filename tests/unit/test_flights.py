@@ -3,9 +3,10 @@
 import pytest
 from msgspec import structs
 
-from agent.receivers.stem_tail.flight import Told, Unseen
+from agent.receivers.stem_tail.flight import News, Told, Unseen
 from agent.stem.catalogue import TaskState
 from agent.stem.envelope import Envelope
+from agent.stem.questions.deliveries import Place
 from tests.support import SECOND, TASK_ID
 from tests.tails import NOW_NS, PACE, Tail, at, entry, failed, queued, record, retried, running, sent_back, succeeded
 
@@ -389,6 +390,81 @@ def test_who_lingers_makes_room_for_who_is_under_way_and_is_not_counted_as_dropp
     assert tail.flights.counts.total() == 0
     tail.entered(entry(id="task-5"))
     assert (tail.flights.counts["max_tasks"], tail.flights.dropped) == (1, "task-0")
+
+
+# --- answers that a late `queued` hides ------------------------------------------------------------------------------
+
+
+def asked(tail: Tail, *, seconds: float) -> list[Place]:
+    tail.seconds = seconds
+    return tail.flights.unanswered(tail.now_ns, 10)
+
+
+def acknowledged(tail: Tail, places: list[Place]) -> list[News]:
+    return tail.flights.acknowledged(set(places), tail.now_ns)
+
+
+def hidden(*entries: Envelope) -> Tail:
+    """A task whose publisher wrote `queued` over every answer."""
+    tail = Tail()
+    for seconds, each in enumerate(entries):
+        tail.entered(each, seconds=seconds)
+    tail.told(queued())
+    return tail
+
+
+def test_what_says_nothing_for_two_leases_is_asked_for_and_over_when_it_is_acknowledged_for_the_second_time() -> None:
+    tail = hidden(entry())
+    assert asked(tail, seconds=59) == []
+    places = asked(tail, seconds=60)
+    assert len(places) == 1
+    assert acknowledged(tail, places) == [], "a worker acknowledges before it writes"
+    (over,) = acknowledged(tail, asked(tail, seconds=61))
+    assert over == Unseen(entry(), 0, None, None, NOW_NS + 61 * SECOND, retried=False, start_told=False)
+    assert (tail.flights.unended, tail.flights.counts["hidden"]) == ([], 1)
+
+
+def test_what_was_not_acknowledged_still_waits() -> None:
+    tail = hidden(entry())
+    asked(tail, seconds=60)
+    assert acknowledged(tail, []) == []
+    assert tail.flights.unended == [TASK_ID]
+    assert len(asked(tail, seconds=65)) == 1
+
+
+def test_of_the_entries_of_an_attempt_all_but_one_were_sent_back() -> None:
+    tail = hidden(entry(), entry(not_before=at(1)), entry(1, not_before=at(2)))
+    for seconds in (100, 101):
+        news = acknowledged(tail, asked(tail, seconds=seconds))
+    assert [(each.attempt, each.retried) for each in news if isinstance(each, Unseen)] == [(0, True), (1, False)]
+    assert tail.flights.unended == []
+
+
+def test_an_attempt_that_was_told_is_not_told_again_because_its_other_entry_is_over_too() -> None:
+    tail = Tail()
+    tail.entered(entry(), entry(not_before=at(0.3)))
+    assert len(tail.told(retried(0.5))) == 1
+    tail.told(queued(0.6))
+    for seconds in (100, 101):
+        news = acknowledged(tail, asked(tail, seconds=seconds))
+    assert news == []
+
+
+def test_what_was_sent_back_before_its_answer_was_hidden_is_asked_for() -> None:
+    tail = Tail()
+    tail.entered(entry())
+    tail.entered(entry(not_before=at(0.3)), seconds=0.3)
+    tail.told(sent_back(0.1), queued(0.4))
+    for seconds in (100, 101):
+        news = acknowledged(tail, asked(tail, seconds=seconds))
+    assert [each.attempt for each in news if isinstance(each, Unseen)] == [0]
+
+
+def test_whose_record_speaks_is_not_asked_for() -> None:
+    tail = hidden(entry())
+    tail.told(running(1))
+    tail.entered(entry(not_before=at(2)), seconds=2)
+    assert asked(tail, seconds=100) == []
 
 
 # --- tasks that were there before we looked --------------------------------------------------------------------------

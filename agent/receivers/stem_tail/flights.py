@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterable
 from datetime import tzinfo
 from typing import NamedTuple
 
-from agent.receivers.stem_tail.flight import Ended, Flight, Mark, News, Owed, Unseen, lease_ns
+from agent.receivers.stem_tail.flight import Ended, Flight, Mark, News, Owed, lease_ns
 from agent.receivers.stem_tail.judge import Judge
 from agent.stem.catalogue import TaskState
 from agent.stem.envelope import Envelope
@@ -154,15 +154,12 @@ class Flights:
             if flight is None or not flight.says_nothing:
                 continue
             over = [owed for owed in flight.owed if owed.done and owed.place in done]
-            for owed in over:
-                flight.owed.remove(owed)
-                found.append(Unseen(owed.envelope, owed.attempt, None, None, now_ns, retried=False, start_told=False))
-                flight.ended.append(Ended(owed.attempt, None, None, now_ns))
+            flight.owed = [owed for owed in flight.owed if owed not in over]
             for owed in flight.owed:
                 owed.done = owed.place in done
             if over:
                 self._touched.add(task_id)
-                self.counts["hidden"] += len(over)
+                found += self._judge.hidden(flight, over, now_ns)
             self._schedule(task_id, flight, now_ns)
         return found
 
@@ -233,6 +230,8 @@ class Flights:
             if record.state is not TaskState.QUEUED:
                 self._quiet.pop(record.id, None)
                 found = self._judge.changed(flight, record, record.attempt, now_ns)
+            elif flight.owed and flight.says_nothing:
+                self._quiet[record.id] = None
         else:
             held = len(flight.open) + len(flight.owed)
             found = self._judge.unchanged(flight, record, now_ns)

@@ -37,7 +37,7 @@ _FINAL = frozenset({TaskState.SUCCEEDED, TaskState.FAILED, TaskState.CANCELLED})
 
 
 class Judge:
-    """Judges records. `counts` are `ambiguous`, `overlooked`.
+    """Judges records. `counts` are `ambiguous`, `overlooked`, `hidden`.
 
     Another worker may take a task over after `claim_ns`. `seen`: whether every entry of an envelope's task was seen.
     """
@@ -60,6 +60,21 @@ class Judge:
         if not (flight.over and self._is_given_up(flight, now_ns)):
             return []
         found = self._given_up(flight, record)
+        self._note_ends(flight, found, now_ns)
+        return found
+
+    def hidden(self, flight: Flight, over: Collection[Owed], now_ns: int) -> list[News]:
+        """Take entries that were acknowledged, so that their answers were written, and hidden; return what is over.
+
+        Of several entries of an attempt, all but one may have been sent back.
+        """
+        told = {each.attempt for each in flight.ended}
+        later = {*told, *(each.attempt for each in flight.owed), *(each.attempt for each in over)}
+        found: list[News] = []
+        for owed in {each.attempt: each for each in over if each.attempt not in told}.values():
+            nameless = Open(owed.attempt, None, None, owed.envelope)
+            found.append(self._unseen(nameless, now_ns, later=max(later) > owed.attempt))
+        self.counts["hidden"] += len(found)
         self._note_ends(flight, found, now_ns)
         return found
 
