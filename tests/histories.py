@@ -75,6 +75,8 @@ class Happened:
     entries: list[tuple[float, Entry]] = field(default_factory=list)
     records: list[tuple[float, TaskStatus]] = field(default_factory=list)
     deliveries: list[Delivery] = field(default_factory=list)
+    acknowledged: dict[str, float] = field(default_factory=dict)
+    """When, by the id of the entry."""
 
     @property
     def over(self) -> float:
@@ -100,6 +102,11 @@ class Happened:
         self.entries.append((time, on_stream(envelope, ready=time)))
         return time
 
+    def acknowledge(self, ready: float, time: float) -> None:
+        """A worker acknowledges what it sends back, ends, or renews the lease of."""
+        entry_id = next(entry.entry for entered, entry in self.entries if entered == ready)
+        self.acknowledged[entry_id] = time
+
     def write(self, time: float, told: TaskStatus) -> float:
         self.records.append((time, told))
         return time
@@ -114,6 +121,7 @@ def happen(history: History, order: random.Random) -> Happened:
     for number, step in enumerate(history.steps):
         for _ in range(step.returns):
             back = told.soon(ready)
+            told.acknowledge(ready, back)
             told.write(back, sent_back(back, number))
             ready = told.enter(told.soon(back + 0.3), number, due=back + 0.3)
         end = history.end if number == last else "retried"
@@ -127,6 +135,7 @@ def _run(told: Happened, number: int, ready: float, step: Step, end: str) -> flo
     """Let an attempt run; return when its delivery ended."""
     worker, started = told.order.choice(WORKERS), told.soon(ready)
     if end in NEVER_RAN or end == "revoked early":
+        told.acknowledge(ready, started)
         return _end(told, number, None, worker, started, end)
     told.write(started, running(started, worker, number))
     if step.beside == "vanishes":
@@ -135,6 +144,7 @@ def _run(told: Happened, number: int, ready: float, step: Step, end: str) -> flo
         worker, started = other, told.soon(started + 30, 30)
         told.write(started, running(started, worker, number))
     ended = round(started + step.run_s, 3)
+    told.acknowledge(ready, min(ended, started + RENEWED_S))
     if step.beside == "copies":
         _copies(told, number, started, step.run_s)
     return _end(told, number, started, worker, ended, end)
@@ -144,10 +154,12 @@ def _copies(told: Happened, number: int, started: float, run_s: float) -> None:
     """Renew the lease of what runs: each time leaves a copy, which is delivered a lease later."""
     for renewed in range(1, int(run_s / RENEWED_S) + 1):
         due = round(started + renewed * RENEWED_S + LEASE_S, 3)
-        began = told.soon(told.enter(told.soon(due), number, due=due), 5)
-        worker = told.order.choice(WORKERS)
+        ready = told.enter(told.soon(due), number, due=due)
+        began, worker = told.soon(ready, 5), told.order.choice(WORKERS)
+        ended = round(began + told.order.choice([0.01, run_s]), 3)
         told.write(began, running(began, worker, number))
-        _end(told, number, began, worker, round(began + told.order.choice([0.01, run_s]), 3), "succeeded")
+        told.acknowledge(ready, min(ended, began + RENEWED_S))
+        _end(told, number, began, worker, ended, "succeeded")
 
 
 def _end(told: Happened, number: int, started: float | None, worker: str, ended: float, end: str) -> float:
