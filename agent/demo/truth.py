@@ -67,7 +67,8 @@ class AttemptTruth(msgspec.Struct, frozen=True):
 
     `cut`: its worker was killed before its last signal was out; an agent may know no more than that, or what the
     result record has: that it runs since `running_us`, or the state `stored` at `stored_us`. Without `heard` it may
-    know nothing at all. `stood_us` is how long the record of its end stood before another took its place.
+    know nothing at all. `stood_us` is how long the record of its end stood before another took its place;
+    `named`: it names the start.
     """
 
     task_id: str
@@ -86,6 +87,7 @@ class AttemptTruth(msgspec.Struct, frozen=True):
     stored: str = ""
     stored_us: int = 0
     stood_us: int = 0
+    named: bool = False
 
 
 class Outcome(msgspec.Struct, frozen=True):

@@ -131,10 +131,10 @@ class SwiftFleet:
 
     def _ending(self, envelope: Envelope, worker: str, started: datetime, *, copy: bool) -> Step:
         def end(now: datetime, pipe: Any) -> None:
-            chance, number = self._chance.random(), envelope["attempt"]
+            chance, number, named = self._chance.random(), envelope["attempt"], True
             meta: dict[str, Any] = {"worker": worker, "startedAt": iso(started)}
             if not copy and chance < RETRIED and number < envelope["maxRetries"]:
-                state = TaskState.RETRIED
+                state, named = TaskState.RETRIED, False
                 due = now + timedelta(seconds=RETRY_SECONDS * 2**number)
                 error = task_error("SocketException", "SocketException: connection refused", retryable=True)
                 self._record(
@@ -142,7 +142,8 @@ class SwiftFleet:
                 )
                 self._again({**envelope, "attempt": number + 1, "notBefore": iso(due)}, due)
             elif not copy and chance < RETRIED + EXHAUSTED:
-                state, error = TaskState.FAILED, task_error("RetryExhausted", "RetryExhausted: no more")
+                error = task_error("RetryExhausted", "RetryExhausted: no more")
+                state, named = TaskState.FAILED, False
                 self._record(envelope, state, {"failedAt": iso(now), "retryExhausted": True}, now, pipe, error)
             elif not copy and chance < RETRIED + EXHAUSTED + FAILED:
                 state, error = TaskState.FAILED, task_error("StateError", "StateError: no rows")
@@ -150,7 +151,7 @@ class SwiftFleet:
             else:
                 state = TaskState.SUCCEEDED
                 self._record(envelope, state, {**meta, "completedAt": iso(now)}, now, pipe)
-            self._ended(envelope, worker, state, started, now)
+            self._ended(envelope, worker, state, started, now, named=named)
 
         return end
 
@@ -161,7 +162,9 @@ class SwiftFleet:
 
         self._at(due, deliver)
 
-    def _ended(self, envelope: Envelope, worker: str, state: TaskState, started: datetime, now: datetime) -> None:
+    def _ended(
+        self, envelope: Envelope, worker: str, state: TaskState, started: datetime, now: datetime, *, named: bool
+    ) -> None:
         number = envelope["attempt"]
         self.truth.attempts.append(
             AttemptTruth(
@@ -179,6 +182,7 @@ class SwiftFleet:
                 stored=state,
                 stored_us=epoch_us(now),
                 stood_us=self._writes[envelope["id"]][-1],
+                named=named,
                 due_us=self._due.setdefault((envelope["id"], number), epoch_us(due_at(envelope))),
             )
         )

@@ -197,14 +197,7 @@ def match(truth: Truth, sink: Sink) -> Matched:
         seen = Seen(span, attributes(span.attributes))
         left.setdefault(seen.key, []).append(seen)
     told = [Told(attempt, truth.tasks[attempt.task_id], truth.silent) for attempt in truth.attempts]
-    # What has the right start first; then what does not know its start, or not even its worker.
-    for candidate in told:
-        _take(candidate, left.get(candidate.key, []), by_start=True)
-    for worker in (None, ""):
-        for candidate in told:
-            if candidate.seen is None:
-                task_id, number, own = candidate.key
-                _take(candidate, left.get((task_id, number, own if worker is None else worker), []), by_start=False)
+    _assign(told, left, exact=truth.silent)
     retried: dict[tuple[str, int], set[bytes]] = {}
     for each in told:
         if each.seen and each.seen.found.get("stem.task.state") == TaskState.RETRIED and not each.attempt.cut:
@@ -217,6 +210,20 @@ def match(truth: Truth, sink: Sink) -> Matched:
             each.verdict = Verdict.WRONG if each.differs else right
     expired, invented = _nobodys(truth, [seen for spans in left.values() for seen in spans])
     return Matched(told, invented, expired)
+
+
+def _assign(told: list[Told], left: dict[AttemptKey, list[Seen]], *, exact: bool) -> None:
+    """Give each attempt its span, and take it from those that are left."""
+    # What has the right start first; then what does not know its start, or not even its worker.
+    for close in (True, False) if exact else (False,):
+        for candidate in told:
+            if candidate.seen is None:
+                _take(candidate, left.get(candidate.key, []), by_start=True, exact=close)
+    for worker in (None, ""):
+        for candidate in told:
+            if candidate.seen is None:
+                task_id, number, own = candidate.key
+                _take(candidate, left.get((task_id, number, own if worker is None else worker), []), by_start=False)
 
 
 def _nobodys(truth: Truth, spans: list[Seen]) -> tuple[list[Seen], list[Seen]]:
@@ -233,11 +240,12 @@ def _nobodys(truth: Truth, spans: list[Seen]) -> tuple[list[Seen], list[Seen]]:
     return expired, invented
 
 
-def _take(told: Told, spans: list[Seen], *, by_start: bool) -> None:
+def _take(told: Told, spans: list[Seen], *, by_start: bool, exact: bool = False) -> None:
     def off_us(seen: Seen) -> int:
         return min(abs(seen.start_us - start) for start in told.starts_us(seen))
 
-    near = [seen for seen in spans if not by_start or off_us(seen) <= seen.tolerance_us]
+    # A record names the very start: copies may be delivered to one worker within a tenth of a millisecond.
+    near = [seen for seen in spans if not by_start or off_us(seen) <= (0 if exact else seen.tolerance_us)]
     if near:
         told.seen = min(near, key=off_us)  # copies of a task may start within a millisecond of each other
         spans.remove(told.seen)

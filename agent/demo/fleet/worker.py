@@ -49,7 +49,7 @@ class Run:
     """An attempt under way: what a kill would cut off.
 
     `leaving`: it is being acknowledged, for good. `running_at` and `stored` are what its result record was to say;
-    `written_us` (of the machine's clock) when it said that.
+    `written_us` (of the machine's clock) when it said that; `named` if it told the start, too.
     `active`: its handler has the word, or waits for an isolate.
     """
 
@@ -64,6 +64,7 @@ class Run:
     stored: str = ""
     stored_at: datetime | None = None
     written_us: int = 0
+    named: bool = False
 
 
 class Worker:
@@ -341,7 +342,7 @@ class Worker:
         self, run: Run, meta: dict[str, Any], *, payload: Any = None, error: dict[str, Any] | None = None
     ) -> Status:
         """Store an attempt's end; a kill on the way leaves nobody who knows whether the record says it."""
-        run.stored, run.stored_at = run.state, self.clock()
+        run.stored, run.stored_at, run.named = run.state, self.clock(), "startedAt" in meta
         envelope, state = run.delivery.envelope, TaskState(run.state)
         status = await self.backend.write(envelope, state, meta, payload=payload, error=error)
         run.written_us = time.monotonic_ns() // 1000
@@ -382,6 +383,7 @@ class Worker:
                 stored=run.stored,
                 stored_us=epoch_us(run.stored_at),
                 stood_us=run.written_us,
+                named=run.named,
             )
         )
         if state == TaskState.FAILED:
