@@ -23,10 +23,19 @@ $(VENV)/.dev: $(VENV)/.demo
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check --group dev
 	@touch $@
 
+# Debian's Prometheus and promtool, unpacked and not installed, for the tests that hold the exposition up to them.
+# Where apt has none, or there is no apt, those tests are skipped.
+$(VENV)/.debian:
+	@mkdir -p $(VENV)/debian
+	@cd $(VENV)/debian && { { apt-get download -qq prometheus || { apt-get update -qq && apt-get download -qq prometheus; }; } \
+		&& dpkg -x prometheus_*.deb . && rm prometheus_*.deb; } >/dev/null 2>&1 \
+		|| echo "no Debian package of prometheus to be had: the tests that need it are skipped"
+	@touch $@
+
 demo: $(VENV)/.demo ## the main job on an embedded Valkey; ARGS="--duration 20s"
 	@$(BIN)/stem-agent demo $(ARGS)
 
-test: $(VENV)/.dev ## all tests, on a real Valkey and a real OTLP server; ARGS="-k name"
+test: $(VENV)/.dev $(VENV)/.debian ## all tests, on a real Valkey and a real OTLP server; ARGS="-k name"
 	@$(BIN)/python -m pytest -n auto $(ARGS)
 
 check: $(VENV)/.dev ## ruff, mypy strict, import layers, generated tables and schema

@@ -13,7 +13,7 @@ from pydantic import Field
 from agent.core.errors import ConfigError, Level, Problem
 from agent.core.masking import Masker
 from agent.otlp.batch import Kind
-from agent.registry import RECEIVERS, SECTIONS, SIGNALS, STORAGE, type_of
+from agent.registry import EXPORTERS, RECEIVERS, SECTIONS, SIGNALS, STORAGE, type_of
 from agent.settings.document import Document, compose
 from agent.settings.document import Path as KeyPath
 from agent.settings.hints import further_down, match, nearest
@@ -361,12 +361,20 @@ class _References:
                     self._roles[role].add(identity)
                 elif section == "receivers":
                     self._begins(identity, place, kind)
+                elif section == "exporters":
+                    self._ends(identity, place, kind)
 
     def _begins(self, identity: str, path: KeyPath, kind: str) -> None:
         receiver = RECEIVERS.get(type_of(identity))
         if receiver and kind not in receiver.begins:
             begins = " or ".join(receiver.begins)
             message = f"found {identity!r}, which begins a {begins} pipeline; {kind} begin at a connector: name that"
+            self._document.problem(path, message)
+
+    def _ends(self, identity: str, path: KeyPath, kind: str) -> None:
+        exporter = EXPORTERS.get(type_of(identity))
+        if exporter and kind not in exporter.ends:
+            message = f"found {identity!r}, which takes {' and '.join(exporter.ends)} only"
             self._document.problem(path, message)
 
     def _follow(self, identity: str, path: KeyPath, sections: tuple[str, ...], taker: str) -> str | None:

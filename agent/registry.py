@@ -22,6 +22,7 @@ from agent.exporters.otlp.config import OtlpConfig
 from agent.exporters.otlp.exporter import OtlpExporter, Transport
 from agent.exporters.otlp_grpc.config import OtlpGrpcConfig
 from agent.exporters.otlp_http.config import OtlpHttpConfig
+from agent.exporters.prometheus.config import PrometheusConfig
 from agent.extensions.health.config import HealthConfig
 from agent.extensions.health.extension import HealthExtension
 from agent.extensions.memory_limiter.config import MemoryLimiterConfig
@@ -95,15 +96,17 @@ Build = TypeVar("Build", bound=Callable[..., Component])
 
 @dataclass(frozen=True, slots=True)
 class ComponentType(Generic[Build]):
-    """The configuration and the builder of one YAML name; of a receiver, the kinds of pipelines that it can begin.
+    """The configuration and the builder of one YAML name.
 
-    A `bound` receiver and its connectors have an understanding: where one of them is built anew, so is the other.
+    Of a receiver, the kinds of pipelines that it can begin; of an exporter, those that it can end. A `bound` receiver
+    and its connectors have an understanding: where one of them is built anew, so is the other.
     """
 
     config: type[Config]
     build: Build
     begins: tuple[str, ...] = ()
     bound: bool = False
+    ends: tuple[Kind, ...] = tuple(Kind)
 
 
 SIGNALS = "signals"
@@ -137,6 +140,15 @@ def _otlp(identity: str, config: OtlpConfig, transport: Transport, host: Host) -
     )
 
 
+def _prometheus(identity: str, config: PrometheusConfig, host: Host) -> Exporter:
+    from agent.exporters.prometheus.exporter import PrometheusExporter  # noqa: PLC0415 - its library, for those who do
+
+    attributes = {key: str(value) for key, value in host.resource.attributes.items()}
+    return PrometheusExporter(
+        identity, config, attributes, host.ledger, host.telemetry, host.status.of("exporters", identity)
+    )
+
+
 def _stem_signals(identity: str, config: StemSignalsConfig, outputs: Outputs, host: Host) -> StemSignalsReceiver:
     reports = host.status.of("receivers", identity)
     receiver = StemSignalsReceiver(
@@ -152,7 +164,7 @@ def _stem_signals(identity: str, config: StemSignalsConfig, outputs: Outputs, ho
 def _stem_state(identity: str, config: StemStateConfig, outputs: Outputs, host: Host) -> StemStateReceiver:
     consumer = outputs.telemetry.get(Kind.METRICS, Fanout(()))
     return StemStateReceiver(
-        *(identity, config, FleetMetrics(consumer, host.resource.of_the_fleet()), outputs.signals),
+        *(identity, config, FleetMetrics(consumer, host.resource.of_the_fleet(), identity), outputs.signals),
         *(host.telemetry, host.clock),
         host.status.of("receivers", identity),
         host.ownership,
@@ -193,6 +205,7 @@ PROCESSORS: dict[str, ComponentType[BuildProcessor]] = {
 EXPORTERS: dict[str, ComponentType[BuildExporter]] = {
     "otlp_http": ComponentType(OtlpHttpConfig, _otlp_http),
     "otlp_grpc": ComponentType(OtlpGrpcConfig, _otlp_grpc),
+    "prometheus": ComponentType(PrometheusConfig, _prometheus, ends=(Kind.METRICS,)),
     "debug": ComponentType(
         DebugConfig,
         lambda identity, config, host: DebugExporter(

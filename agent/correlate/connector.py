@@ -167,9 +167,12 @@ class CorrelateConnector:
 
     def give_up(self, receiver: str, *, told: bool) -> None:
         """Tell no more of the fleet; `told`: its metrics once more."""
-        if (teller := self._fleet.give_up(receiver)) and told:
+        if not (teller := self._fleet.give_up(receiver)):
+            return
+        if told:
             self._guarded(teller.hand_on)
             self._guarded(lambda: teller.hand_on_metrics(self._told_by_others()))
+        self._guarded(teller.end)
 
     async def start(self) -> None:
         """Go on from where the process before stopped, if that was kept; start the timers."""

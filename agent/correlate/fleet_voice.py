@@ -33,6 +33,7 @@ class FleetVoice:
     def take_up(self, receiver: str, totals: Mapping[str, bytes], now_ns: int) -> None:
         """Begin, going on from totals; raises `KeptStateError` if they are none."""
         teller = self._make()
+        teller.source = f"{teller.source} {receiver}"
         try:
             known = [_total.decode(total) for total in totals.values()]
         except msgspec.DecodeError as error:

@@ -41,7 +41,7 @@ class AttemptsDropped(Event):
 class Teller:
     """One correlator's voice. `outputs` holds the next step of each pipeline; kinds without one are not kept.
 
-    `dropped` is called with the reason when open attempts had to go.
+    `dropped` is called with the reason when open attempts had to go. `source` tells its metrics from those of others.
     """
 
     def __init__(
@@ -61,6 +61,8 @@ class Teller:
         self._telemetry = telemetry
         self._clock = clock
         self._dropped = dropped
+        self.source = identity
+        self._tells_metrics = False
 
     def hand_on(self) -> None:
         """Hand on spans and log records, and count what is worth telling about correlation."""
@@ -77,8 +79,15 @@ class Teller:
         now_ns = self._clock()
         self.correlator.collect(now_ns)
         metrics, points = self.correlator.recorder.metrics.collect(now_ns, without=without)
-        if points:
+        if points or self._tells_metrics:
+            self._tells_metrics = bool(points)  # that there is nothing any more is said once
             self._send(Kind.METRICS, metrics, sum(points), priority=Priority.METRICS, counts=points)
+
+    def end(self) -> None:
+        """Say that the metrics have ended here: another agent goes on with them."""
+        if self._tells_metrics:
+            self._tells_metrics = False
+            self._send(Kind.METRICS, [], 0, priority=Priority.METRICS)
 
     def _send(
         self,
@@ -93,7 +102,7 @@ class Teller:
         if consumer := self._outputs.get(kind):
             if since_ns and self._clock() - since_ns > _MAX_AGE_NS:
                 since_ns = 0
-            consumer.consume(Batch(kind, self.resource, items, count, since_ns, priority, counts))
+            consumer.consume(Batch(kind, self.resource, items, count, since_ns, priority, counts, self.source))
 
     def _move_counters(self, counters: list[tuple[tuple[str, str], int]]) -> None:
         for (name, value), amount in counters:

@@ -40,7 +40,9 @@ class DebugExporter(Passive):
         self._stream = stream
 
     def consume(self, batch: Batch) -> None:
-        """Print the batch."""
+        """Print the batch, if there is anything in it."""
+        if not batch.items:
+            return
         account = self._ledger.account(self._id, batch.kind)
         account.accepted += batch.count
         stream = self._stream or sys.stdout

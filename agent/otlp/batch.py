@@ -25,6 +25,10 @@ class Batch:
     partial success count: spans, log records, or data points. A metric has many: then `counts` says how many each item
     has. `since_ns` is when the oldest signal that they tell of happened (Unix nanoseconds); 0 where there is none to
     speak of. What nobody ranked has the `priority` of what is kept longest.
+
+    `source` is the id of the component that tells. A batch of metrics is everything that its source has to tell at this
+    moment under this resource: what it told before and is not in it has ended, and a batch without items says that of
+    everything. Exporters that keep nothing ignore such a batch.
     """
 
     kind: Kind
@@ -34,6 +38,7 @@ class Batch:
     since_ns: int = 0
     priority: Priority = Priority.ERRORS
     counts: Sequence[int] = ()
+    source: str = ""
 
     @property
     def size(self) -> int:

@@ -17,6 +17,7 @@ from opentelemetry.sdk.metrics.export import (
     Metric,
     MetricExporter,
     MetricExportResult,
+    MetricReader,
     MetricsData,
     PeriodicExportingMetricReader,
     ResourceMetrics,
@@ -73,6 +74,8 @@ COUNTERS = {
     ),
     "stem_agent.reload.failures": ("{failure}", "Secret or certificate files that changed and could not be used"),
     "stem_agent.exporter.requests": ("{request}", "Requests, by status code"),
+    "stem_agent.exporter.series_shadowed": ("{series}", "Series that another source tells, too: one of both is shown"),
+    "stem_agent.exporter.scrape_failures": ("{request}", "Scrapes that a fault of ours could not answer, by path"),
     "stem_agent.exporter.retries": ("{request}", "Requests that will be repeated, by reason"),
 }
 GAUGES = {
@@ -87,7 +90,7 @@ GAUGES = {
     "stem_agent.memory.limit": ("By", "Resident memory at which telemetry is dropped"),
     "stem_agent.memory.soft_limit": ("By", "Resident memory from which on queues spill to disk"),
     "stem_agent.memory.floor": (
-        "1",
+        "{priority}",
         "Lowest priority that is taken: 0 all, 1 no debug logs, 2 metrics, 3 spans, 4 errors",
     ),
     "stem_agent.storage.bytes": ("By", "Batches in the file storage"),
@@ -117,17 +120,7 @@ class _Exporter(MetricExporter):
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """Export what the SDK collected, and ours beside it."""
-        histograms = [
-            Metric(name, text, unit, Histogram(points, AggregationTemporality.CUMULATIVE))
-            for name, (unit, text) in HISTOGRAMS.items()
-            if (points := self._points(name))
-        ]
-        for own in metrics_data.resource_metrics if histograms else ():  # there is one: a provider has one resource
-            scope = own.scope_metrics[0]
-            completed = ScopeMetrics(scope.scope, [*scope.metrics, *histograms], scope.schema_url)
-            scopes = [completed, *own.scope_metrics[1:]]
-            metrics_data = MetricsData([ResourceMetrics(own.resource, scopes, own.schema_url)])
-        return self._stock.get().export(metrics_data, timeout_millis, **kwargs)
+        return self._stock.get().export(with_histograms(metrics_data, self._telemetry), timeout_millis, **kwargs)
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         """Do nothing: nothing is buffered."""
@@ -137,23 +130,48 @@ class _Exporter(MetricExporter):
         """Close the connection."""
         self._stock.get().shutdown(timeout_millis, **kwargs)
 
-    def _points(self, wanted: str) -> list[HistogramDataPoint]:
-        telemetry, now_ns = self._telemetry, self._telemetry.clock()
-        return [
-            HistogramDataPoint(
-                attributes=dict(labels),
-                start_time_unix_nano=telemetry.began_ns,
-                time_unix_nano=now_ns,
-                count=sum(counts),
-                sum=histogram.total,
-                bucket_counts=counts,
-                explicit_bounds=DURATION_BOUNDS,
-                min=histogram.least,
-                max=histogram.most,
-            )
-            for (name, labels), histogram in list(telemetry.histograms.items())
-            if name == wanted and any(counts := list(histogram.counts))
-        ]
+
+def with_histograms(metrics_data: MetricsData, telemetry: Telemetry) -> MetricsData:
+    """Return what the SDK collected, and the histograms that the agent keeps beside it."""
+    histograms = [
+        Metric(name, text, unit, Histogram(points, AggregationTemporality.CUMULATIVE))
+        for name, (unit, text) in HISTOGRAMS.items()
+        if (points := _points(name, telemetry))
+    ]
+    for own in metrics_data.resource_metrics if histograms else ():  # there is one: a provider has one resource
+        scope = own.scope_metrics[0]
+        completed = ScopeMetrics(scope.scope, [*scope.metrics, *histograms], scope.schema_url)
+        scopes = [completed, *own.scope_metrics[1:]]
+        metrics_data = MetricsData([ResourceMetrics(own.resource, scopes, own.schema_url)])
+    return metrics_data
+
+
+def _points(wanted: str, telemetry: Telemetry) -> list[HistogramDataPoint]:
+    now_ns = telemetry.clock()
+    return [
+        HistogramDataPoint(
+            attributes=dict(labels),
+            start_time_unix_nano=telemetry.began_ns,
+            time_unix_nano=now_ns,
+            count=sum(counts),
+            sum=histogram.total,
+            bucket_counts=counts,
+            explicit_bounds=DURATION_BOUNDS,
+            min=histogram.least,
+            max=histogram.most,
+        )
+        for (name, labels), histogram in list(telemetry.histograms.items())
+        if name == wanted and any(counts := list(histogram.counts))
+    ]
+
+
+def own_provider(
+    reader: MetricReader, attributes: Mapping[str, str], telemetry: Telemetry, ledger: Ledger
+) -> MeterProvider:
+    """Return a provider whose instruments are observed from the agent's counters, gauges and ledger."""
+    provider = MeterProvider(metric_readers=[reader], resource=own_resource(attributes), shutdown_on_exit=False)
+    _Instruments(telemetry, ledger).declare(provider)
+    return provider
 
 
 class SelfMetrics:
@@ -173,19 +191,23 @@ class SelfMetrics:
         reader = PeriodicExportingMetricReader(
             exporter, export_interval_millis=interval * 1000, export_timeout_millis=timeout * 1000
         )
-        self._telemetry = telemetry
-        self._ledger = ledger
-        self._provider = MeterProvider(
-            metric_readers=[reader], resource=own_resource(attributes), shutdown_on_exit=False
-        )
-        self._declare()
+        self._provider = own_provider(reader, attributes, telemetry, ledger)
 
     def shutdown(self, timeout: float) -> None:
         """Export once more and stop; blocks for `timeout` seconds at the most."""
         self._provider.shutdown(timeout_millis=timeout * 1000)
 
-    def _declare(self) -> None:
-        meter = self._provider.get_meter("stem-agent", __version__)
+
+class _Instruments:
+    """The instruments of the SDK, and what each observes."""
+
+    def __init__(self, telemetry: Telemetry, ledger: Ledger) -> None:
+        self._telemetry = telemetry
+        self._ledger = ledger
+
+    def declare(self, provider: MeterProvider) -> None:
+        """Create all of them."""
+        meter = provider.get_meter("stem-agent", __version__)
         for name, (unit, text) in COUNTERS.items():
             meter.create_observable_counter(name, [self._counter(name)], unit, text)
         for name, (unit, text) in GAUGES.items():

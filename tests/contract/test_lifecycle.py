@@ -39,6 +39,7 @@ def environ(valkey: ValkeyServer, sink: Sink, tmp_path: Path) -> dict[str, str]:
         "STEM_OTLP_ENDPOINT": sink.url,
         "STEM_AGENT_DIRECTORY": str(tmp_path),
         "STEM_HEALTH_ENDPOINT": "127.0.0.1:0",
+        "STEM_PROMETHEUS_ENDPOINT": "127.0.0.1:0",
     }
 
 

@@ -88,7 +88,7 @@ class Poller:
         self.telemetry = Telemetry()
         resource = Resource({"service.name": "stem", "host.name": "here", "k8s.pod.name": "pod-7"})
         self.receiver = StemStateReceiver(
-            *("stem_state", config, FleetMetrics(self.told, resource.of_the_fleet()), self.told),
+            *("stem_state", config, FleetMetrics(self.told, resource.of_the_fleet(), "stem_state"), self.told),
             *(self.telemetry, CLOCK, self.status.of("receivers", "stem_state"), ownership or Ownership()),
         )
 
@@ -507,7 +507,7 @@ async def test_only_the_leader_asks_and_whoever_follows_begins_at_once(
     ownership.lease.gone()
     ownership.changed()
     await until(lambda: poller.receiver._fresh)
-    assert poller.told.turns == 1, "another tells it now"
+    assert (poller.told.turns, poller.told.series) == (2, {}), "another tells it now: what we told has ended"
     ownership.lease.renewed(CLOCK())
     ownership.changed()
     await poller.turns(1)

@@ -135,6 +135,18 @@ def test_a_working_file_has_typed_values_and_defaults() -> None:
             "expected a value of 'api-key' without line breaks",
         ),
         (
+            "exporters: [otlp_http]",
+            "exporters: [prometheus]",
+            "agent.yaml:10:50: service.pipelines.traces.exporters[0]: found 'prometheus', "
+            "which is not configured under exporters",
+        ),
+        (
+            '  otlp_http: {endpoint: "http://localhost:4318"}\n',
+            '  prometheus: {basic_auth: {username: me}}\n  otlp_http: {endpoint: "http://localhost:4318"}\n',
+            "agent.yaml:6:28: exporters.prometheus.basic_auth: found a mapping, "
+            "expected both a username and a password",
+        ),
+        (
             "service:",
             "service:\n  extensions: [health]",
             "agent.yaml:8:16: service.extensions[0]: found 'health', which is not configured under extensions",
@@ -302,6 +314,15 @@ def test_the_environment_fills_what_the_file_leaves_out_and_the_file_wins() -> N
     assert isinstance(standard, OtlpHttpConfig)
     assert standard.endpoint_of(Kind.TRACES) == "http://traces:4318/custom"
     assert standard.endpoint_of(Kind.LOGS) == "http://otel:4318/v1/logs"
+
+
+def test_an_exporter_ends_the_pipelines_that_it_can() -> None:
+    text = WORKING.replace("service:\n", "  prometheus:\nservice:\n").replace(
+        "[otlp_http]}", "[otlp_http, prometheus]}"
+    )
+    assert problem(text) == (
+        "agent.yaml:11:61: service.pipelines.traces.exporters[1]: found 'prometheus', which takes metrics only"
+    )
 
 
 def test_a_bad_variable_is_named_as_the_place() -> None:

@@ -108,6 +108,18 @@ async def test_metrics_tell_of_no_one_signal() -> None:
     assert shell.since(Kind.METRICS) == [0]
 
 
+async def test_that_there_is_nothing_to_tell_any_more_is_said_once() -> None:
+    shell = Shell(series_ttl=1.0)
+    shell.hear(Story().run())
+    shell.connector._hand_on_metrics()
+    shell.now_ns += 3600 * SECOND
+    shell.connector._hand_on_metrics()
+    shell.connector._hand_on_metrics()
+    batches = shell.outputs[Kind.METRICS].batches
+    assert [bool(batch.items) for batch in batches] == [True, False]
+    assert {batch.source for batch in batches} == {"correlate"}
+
+
 def test_a_processor_hands_the_age_on() -> None:
     kept = Kept()
     ResourceProcessor(ResourceConfig(), kept).consume(Batch(Kind.LOGS, Resource({}), [b""], 1, 77))

@@ -235,9 +235,12 @@ def test_who_gives_up_tells_no_more_and_begins_anew_with_the_totals_that_it_take
 def test_the_last_word_of_who_gives_up_are_its_metrics() -> None:
     shell = Shell({}).read(end())
     shell.connector.give_up(TAIL, told=True)
-    (batch,) = shell.outputs[Kind.METRICS].batches
+    batch, end_of_it = shell.outputs[Kind.METRICS].batches
     assert is_the_fleets(batch)
     assert {Metric.FromString(item).name for item in batch.items} >= {"stem.tasks.started", "stem.tasks.succeeded"}
+    assert is_the_fleets(end_of_it)
+    assert not end_of_it.items, "another agent goes on with them"
+    assert end_of_it.source == batch.source
 
 
 def test_two_receivers_tell_of_two_fleets() -> None:

@@ -117,6 +117,7 @@ WARNINGS = {
     "ResultsUnavailable",
     "SelfLogsFailed",
     "SelfMetricsFailed",
+    "SeriesShadowed",  # the other one is shown
     "SignalNotOwned",  # another agent's, or a gap tells of them
     "SignalOversize",  # bad input, like the next: what the agent never took
     "SignalUndecodable",
@@ -140,6 +141,7 @@ ERRORS = {
     "MemoryCramped",
     "MemoryShedding",
     "MemoryUnwatched",
+    "ScrapeFailed",
     "SetAside",
     "SignalShed",
     "SignalUnread",

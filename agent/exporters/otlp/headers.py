@@ -35,14 +35,14 @@ class SecretFile(Config):
             raise StartupError(f"failed to read {self.file}: {reason.lower()}") from error
         if not _FILE_VALUE.fullmatch(text):
             found = "line breaks, control or other characters beyond ASCII in it" if text else "nothing in it"
-            raise StartupError(f"failed to use {self.file}: found {found}, expected the value of a header")
+            raise StartupError(f"failed to use {self.file}: found {found}, expected one line of printable ASCII")
         return text
 
 
 HeaderValue = Secret | SecretFile
 
 
-def _parse_value(value: Any) -> Any:
+def _parse_secret(value: Any) -> Any:
     """Tell the two forms apart, so that a mistake in one is not told as two."""
     if isinstance(value, str):
         return Secret(value)
@@ -53,6 +53,10 @@ def _parse_value(value: Any) -> Any:
     if not isinstance(value, Secret | SecretFile):
         raise expected("a value, or a mapping of one key: {file: PATH}")
     return value
+
+
+SecretValue = Annotated[HeaderValue, BeforeValidator(_parse_secret)]
+"""A secret: plain, or `{file: PATH}`."""
 
 
 def parse_headers(value: Any) -> Any:
@@ -75,7 +79,7 @@ def _checked(headers: dict[str, HeaderValue]) -> dict[str, HeaderValue]:
 
 
 Headers = Annotated[
-    dict[str, Annotated[HeaderValue, BeforeValidator(_parse_value)]],
+    dict[str, SecretValue],
     BeforeValidator(parse_headers),
     AfterValidator(_checked),
 ]

@@ -128,7 +128,9 @@ class Sender:
     # --- in --------------------------------------------------------------------------------------------------------
 
     def consume(self, batch: Batch) -> None:
-        """Accept a batch; never waits."""
+        """Accept a batch; never waits. One without items asks for nothing."""
+        if not batch.items:
+            return
         self._account.accepted += batch.count
         if batch.priority < self._pressure.floor:
             detail = f"memory is short: nothing below {self._pressure.floor.name.lower()} is taken"

@@ -37,17 +37,18 @@ _LAST_TURN_SHARE = 0.2  # of the deadline of a stop: delivering what is held nee
 
 @dataclass(frozen=True, slots=True)
 class FleetMetrics:
-    """Where the metrics go, and whose they are: the fleet's, whichever agent tells them."""
+    """Where the metrics go, and whose they are: the fleet's, whichever agent tells them. `source` is the receiver."""
 
     consumer: Consumer
     resource: Resource
+    source: str
 
     def tell(self, told: Sequence[Told]) -> None:
-        """Hand on what all stores told, as one batch."""
+        """Hand on what all stores told, as one batch, also if that is nothing: then what was told before has ended."""
         items = [item for each in told for item in each.items]
         counts = [count for each in told for count in each.counts]
-        if items:
-            self.consumer.consume(Batch(Kind.METRICS, self.resource, items, sum(counts), 0, Priority.METRICS, counts))
+        batch = Batch(Kind.METRICS, self.resource, items, sum(counts), 0, Priority.METRICS, counts, self.source)
+        self.consumer.consume(batch)
 
 
 class StemStateReceiver:
@@ -270,6 +271,7 @@ class StemStateReceiver:
     async def _rest(self) -> None:
         """Forget everything: another agent leads, and what it tells goes on without us."""
         self._fresh = True
+        self._metrics.tell([])
         self._subjects = Subjects(self._config, self._clock())
         await self._disconnect()
         self._search = self._new_search()
