@@ -17,6 +17,7 @@ from agent.core.pressure import Pressure
 from agent.core.status import StatusBoard
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.connector import CorrelateConnector
+from agent.exporters.console import ConsoleConfig, ConsoleExporter
 from agent.exporters.debug import DebugConfig, DebugExporter
 from agent.exporters.otlp.config import OtlpConfig
 from agent.exporters.otlp.exporter import OtlpExporter, Transport
@@ -206,6 +207,12 @@ EXPORTERS: dict[str, ComponentType[BuildExporter]] = {
     "otlp_http": ComponentType(OtlpHttpConfig, _otlp_http),
     "otlp_grpc": ComponentType(OtlpGrpcConfig, _otlp_grpc),
     "prometheus": ComponentType(PrometheusConfig, _prometheus, ends=(Kind.METRICS,)),
+    "console": ComponentType(
+        ConsoleConfig,
+        lambda identity, config, host: ConsoleExporter(
+            identity, config, host.ledger, host.status.of("exporters", identity)
+        ),
+    ),
     "debug": ComponentType(
         DebugConfig,
         lambda identity, config, host: DebugExporter(

@@ -1,6 +1,5 @@
-"""`debug`: shows on standard output what passes by."""
+"""`debug`: shows on standard output what passes by, as it is: batches, their sizes, every field of OTLP."""
 
-import sys
 from collections.abc import Callable, Iterator
 from typing import Any, Literal, TextIO
 
@@ -9,17 +8,18 @@ from opentelemetry.proto.metrics.v1.metrics_pb2 import Metric
 from opentelemetry.proto.trace.v1.trace_pb2 import Span
 from pydantic import Field
 
-from agent.core.component import Passive
 from agent.core.ledger import Ledger
 from agent.core.status import Reports
+from agent.exporters.printing import Printer
 from agent.otlp.batch import Batch, Kind
+from agent.otlp.reading import points_of
 from agent.settings.model import Config
 
 _NOUNS = {Kind.TRACES: "spans", Kind.METRICS: "data points", Kind.LOGS: "log records"}
 
 
 class DebugConfig(Config):
-    """Print what passes by, for people who are setting up."""
+    """Print what passes by as it is, for people who are setting up; `console` is for reading along."""
 
     verbosity: Literal["basic", "normal", "detailed"] = Field(
         "normal",
@@ -27,40 +27,22 @@ class DebugConfig(Config):
     )
 
 
-class DebugExporter(Passive):
-    """Writes each batch at once; everything it was given counts as delivered."""
+class DebugExporter(Printer):
+    """Writes a line per batch, and as much of its items as `verbosity` says."""
 
     def __init__(
         self, identity: str, config: DebugConfig, ledger: Ledger, reports: Reports, stream: TextIO | None = None
     ) -> None:
-        self._id = identity
+        super().__init__(identity, ledger, reports, stream)
         self._config = config
-        self._ledger = ledger
-        self._output = reports.part("output")
-        self._stream = stream
 
-    def consume(self, batch: Batch) -> None:
-        """Print the batch, if there is anything in it."""
-        if not batch.items:
-            return
-        account = self._ledger.account(self._id, batch.kind)
-        account.accepted += batch.count
-        stream = self._stream or sys.stdout
-        try:
-            stream.write(f"{self._id}: {batch.count} {_NOUNS[batch.kind]}\n")
-            if self._config.verbosity != "basic":
-                stream.writelines(f"  {line}\n" for line in self._lines(batch))
-            stream.flush()
-        except (OSError, ValueError) as error:  # the disk is full, the reader is gone, the encoding is too narrow
-            account.dropped["output_failed"] += batch.count
-            reason = getattr(error, "strerror", None) or type(error).__name__
-            self._output.failed(f"failed to write: {reason.lower()}")
-        else:
-            account.delivered += batch.count
-            self._output.ok()
-        account.ended()
+    def lines(self, batch: Batch) -> Iterator[str]:
+        """Yield the batch's line, and those of its items."""
+        yield f"{self.identity}: {batch.count} {_NOUNS[batch.kind]}"
+        if self._config.verbosity != "basic":
+            yield from (f"  {line}" for line in self._items(batch))
 
-    def _lines(self, batch: Batch) -> Iterator[str]:
+    def _items(self, batch: Batch) -> Iterator[str]:
         parse, summarise = _FORMATS[batch.kind]
         if self._config.verbosity == "detailed":
             yield f"resource: {', '.join(f'{key}={value}' for key, value in sorted(batch.resource.attributes.items()))}"
@@ -82,8 +64,7 @@ def _record(record: Any) -> str:
 
 
 def _metric(metric: Any) -> str:
-    points = metric.sum.data_points or metric.gauge.data_points or metric.histogram.data_points
-    return f"{metric.name} {{{len(points)} points}} {metric.unit}"
+    return f"{metric.name} {{{len(points_of(metric))} points}} {metric.unit}"
 
 
 _FORMATS: dict[Kind, tuple[Callable[[bytes], Any], Callable[[Any], str]]] = {
