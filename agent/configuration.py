@@ -147,6 +147,8 @@ def gather(files: Path | Sequence[Path] | None, environ: Mapping[str, str], *, s
         _apply_metric_exporters(document, environ)
         _apply_health(document, environ)
         _apply_tail(document, environ)
+    else:
+        document.warnings.extend(_left_out(environ))
     for over in (*documents[1:], *map(assignment, sets)):
         merge(document, over)
     substitute(document, environ)
@@ -181,7 +183,7 @@ def check(document: Document, environ: Mapping[str, str]) -> AgentConfig:
     components = {section: _components(section, document, environ) for section in SECTIONS}
     service = validate(ServiceConfig, root.get("service"), ("service",), document, environ)
     document.level = Level.REFERENCES
-    warnings = _References(root, document).check()
+    warnings = [*document.warnings, *_References(root, document).check()]
     try:
         parse_attributes(environ.get("OTEL_RESOURCE_ATTRIBUTES", ""))
     except ResourceError as error:
@@ -428,32 +430,48 @@ def _apply_protocols(document: Document, environ: Mapping[str, str]) -> None:
     document.root["exporters"] = dict.fromkeys(sorted(used or {"otlp_http"}))
 
 
-def _apply_metric_exporters(document: Document, environ: Mapping[str, str]) -> None:
-    """Choose the exporters of the metrics pipeline as Stem's own `STEM_METRIC_EXPORTERS` does.
+METRIC_EXPORTERS = "STEM_METRIC_EXPORTERS"
+_OTHER_METRIC_EXPORTERS = ("prometheus", "console")
 
-    A comma-separated list of `otlp`, `otlp:<url of metrics>` and `console`.
+
+def _apply_metric_exporters(document: Document, environ: Mapping[str, str]) -> None:
+    """Choose the exporters of the metrics pipeline as Stem's own variable does.
+
+    A comma-separated list of `otlp`, `otlp:<url of metrics>`, `prometheus` and `console`; without it, or with nothing
+    in it, they go where traces and logs go.
     """
-    variable = "STEM_METRIC_EXPORTERS"
     (otlp,) = document.root["service"]["pipelines"]["metrics"]["exporters"]
-    chosen = []
-    for entry in filter(None, (part.strip() for part in environ.get(variable, "").split(","))):
-        name, _, url = entry.partition(":")
-        if name == "otlp":
-            chosen.append(otlp)
-            if url:
-                settings = document.root["exporters"].get(otlp) or {}
-                document.root["exporters"][otlp] = {**settings, "metrics_endpoint": url}
-                origin = ("exporters", otlp, "metrics_endpoint")
-                document.origins[origin] = f"environment variable {variable}"
-        elif name == "console":
-            chosen.append("debug")
-            document.root["exporters"]["debug"] = {}
+    exporters, chosen = document.root["exporters"], list[str]()
+    entries = (part.strip() for part in environ.get(METRIC_EXPORTERS, "").split(","))
+    for entry in dict.fromkeys(filter(None, entries)):
+        name, colon, url = entry.partition(":")
+        if name == "otlp" and bool(colon) is bool(url):
+            # What has a path is OTLP over HTTP, whatever the others speak.
+            kind = "otlp_http" if "/" in url.partition("://")[2].rstrip("/") else otlp
+            count = sum(type_of(identity) == kind for identity in chosen)
+            identity = f"{kind}/{count + 1}" if count else kind
+            exporters[identity] = {**(exporters.get(identity) or {}), **({"metrics_endpoint": url} if url else {})}
+            document.origins["exporters", identity, "metrics_endpoint"] = f"environment variable {METRIC_EXPORTERS}"
+        elif entry in _OTHER_METRIC_EXPORTERS:
+            identity = entry
+            exporters[identity] = {}
         else:
-            message = f"found {entry!r}, expected otlp, otlp:<url> or console (others are not in this version)"
-            document.problems.append(Problem(f"environment variable {variable}", 0, 0, "", message))
+            known = " or ".join((", ".join(("otlp", "otlp:<url>", *_OTHER_METRIC_EXPORTERS[:-1])), "console"))
+            message = f"found {entry!r}, expected {known}"
+            document.problems.append(Problem(f"environment variable {METRIC_EXPORTERS}", 0, 0, "", message))
+            continue
+        chosen.append(identity)
     if chosen:
-        document.root["service"]["pipelines"]["metrics"]["exporters"] = list(dict.fromkeys(chosen))
-        document.origins["service", "pipelines", "metrics", "exporters"] = f"environment variable {variable}"
+        document.root["service"]["pipelines"]["metrics"]["exporters"] = chosen
+        document.origins["service", "pipelines", "metrics", "exporters"] = f"environment variable {METRIC_EXPORTERS}"
+
+
+def _left_out(environ: Mapping[str, str]) -> list[Problem]:
+    """Warn of a variable that chooses what a file chooses, too: the file does."""
+    if not environ.get(METRIC_EXPORTERS):
+        return []
+    message = "not used: with --config the file says where metrics go (service.pipelines.metrics.exporters)"
+    return [Problem(f"environment variable {METRIC_EXPORTERS}", 0, 0, "", message)]
 
 
 def _apply_tail(document: Document, environ: Mapping[str, str]) -> None:

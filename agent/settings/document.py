@@ -46,6 +46,7 @@ class Document:
     filled: dict[Path, tuple[str, ...]] = field(default_factory=dict)
     origins: dict[Path, str] = field(default_factory=dict)
     problems: list[Problem] = field(default_factory=list)
+    warnings: list[Problem] = field(default_factory=list)
     level: Level = Level.SYNTAX
 
     def problem(self, path: Path, message: str, *, at_key: bool = False) -> None:

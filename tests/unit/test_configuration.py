@@ -332,14 +332,69 @@ def test_a_bad_variable_is_named_as_the_place() -> None:
     assert SECRET not in str(refused.value)
 
 
-def test_stem_metric_exporters_choose_the_metrics_pipeline() -> None:
-    config = load(None, {"STEM_METRIC_EXPORTERS": "otlp:http://h:4318/v1/metrics, console"})
-    assert config.service.pipelines["metrics"].exporters == ("otlp_http", "debug")
-    exporter = config.components["exporters"]["otlp_http"]
-    assert isinstance(exporter, OtlpHttpConfig)
-    assert exporter.endpoint_of(Kind.METRICS) == "http://h:4318/v1/metrics"
-    with pytest.raises(ConfigError, match="STEM_METRIC_EXPORTERS: found 'statsd'"):
-        load(None, {"STEM_METRIC_EXPORTERS": "statsd"})
+def chosen(text: str, **environ: str) -> dict[str, str | None]:
+    """The exporters of metrics, and the URL of metrics that each was given."""
+    config = load(None, {"STEM_METRIC_EXPORTERS": text, **environ})
+    configs = config.components["exporters"]
+    pipelines = config.service.pipelines
+    assert {pipelines[kind].exporters for kind in ("traces", "logs")} <= {("otlp_http",), ("otlp_grpc",)}
+    assert config.warnings == []
+    return {name: getattr(configs[name], "metrics_endpoint", None) for name in pipelines["metrics"].exporters}
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("", {"otlp_http": None}),
+        (" , ", {"otlp_http": None}),
+        ("otlp", {"otlp_http": None}),
+        ("otlp:http://h:4318/v1/metrics", {"otlp_http": "http://h:4318/v1/metrics"}),
+        (
+            "otlp:http://h:4318/v1/metrics, prometheus,console",
+            {"otlp_http": "http://h:4318/v1/metrics", "prometheus": None, "console": None},
+        ),
+        ("prometheus", {"prometheus": None}),
+        ("console,console,otlp,otlp", {"console": None, "otlp_http": None}),
+        (
+            "otlp,otlp:https://two/m,otlp:https://three",
+            {"otlp_http": None, "otlp_http/2": "https://two/m", "otlp_http/3": "https://three"},
+        ),
+    ],
+)
+def test_stem_metric_exporters_choose_the_metrics_pipeline(text: str, expected: dict[str, str | None]) -> None:
+    assert chosen(text) == expected
+
+
+def test_a_url_with_a_path_is_http_whatever_the_others_speak() -> None:
+    grpc = {"OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+    assert chosen("otlp:http://h:4318/v1/metrics", **grpc) == {"otlp_http": "http://h:4318/v1/metrics"}
+    assert chosen("otlp:http://h:4317/", **grpc) == {"otlp_grpc": "http://h:4317/"}
+
+
+@pytest.mark.parametrize("entry", ["statsd", "otlp:", "console:x", "Prometheus"])
+def test_an_exporter_that_stem_does_not_know_is_an_error(entry: str) -> None:
+    with pytest.raises(
+        ConfigError, match=f"STEM_METRIC_EXPORTERS: found '{entry}', expected otlp, otlp:<url>, prometheus"
+    ):
+        load(None, {"STEM_METRIC_EXPORTERS": f"otlp,{entry}"})
+
+
+def test_a_url_that_is_none_is_an_error_of_the_variable_and_not_shown() -> None:
+    with pytest.raises(ConfigError) as refused:
+        load(None, {"STEM_METRIC_EXPORTERS": "otlp:host:4318"})
+    assert str(refused.value).startswith(
+        "environment variable STEM_METRIC_EXPORTERS: exporters.otlp_http.metrics_endpoint"
+    )
+
+
+def test_with_a_file_the_variable_is_not_used_and_that_is_told(write: Any) -> None:
+    file = write(WORKING)
+    config = load(file, {"STEM_METRIC_EXPORTERS": "console"})
+    assert list(map(str, config.warnings)) == [
+        "environment variable STEM_METRIC_EXPORTERS: not used: with --config the file says where metrics go "
+        "(service.pipelines.metrics.exporters)"
+    ]
+    assert load(file, {}).warnings == []
 
 
 def test_the_default_file_is_valid_by_itself() -> None:
