@@ -19,8 +19,8 @@ from agent.correlate.config import CorrelateConfig
 from agent.correlate.connector import CorrelateConnector
 from agent.exporters.console import ConsoleConfig, ConsoleExporter
 from agent.exporters.debug import DebugConfig, DebugExporter
-from agent.exporters.otlp.config import OtlpConfig
-from agent.exporters.otlp.exporter import OtlpExporter, Transport
+from agent.exporters.file.config import FileConfig
+from agent.exporters.otlp.exporter import Options, OtlpExporter, Transport
 from agent.exporters.otlp_grpc.config import OtlpGrpcConfig
 from agent.exporters.otlp_http.config import OtlpHttpConfig
 from agent.exporters.prometheus.config import PrometheusConfig
@@ -132,7 +132,13 @@ def _otlp_grpc(identity: str, config: OtlpGrpcConfig, host: Host) -> OtlpExporte
     return _otlp(identity, config, GrpcTransport(identity, config, host.telemetry), host)
 
 
-def _otlp(identity: str, config: OtlpConfig, transport: Transport, host: Host) -> OtlpExporter:
+def _file(identity: str, config: FileConfig, host: Host) -> OtlpExporter:
+    from agent.exporters.file.transport import FileTransport  # noqa: PLC0415 - protobuf's json, for those who use it
+
+    return _otlp(identity, config, FileTransport(identity, config), host)
+
+
+def _otlp(identity: str, config: Options, transport: Transport, host: Host) -> OtlpExporter:
     return OtlpExporter(
         *(identity, config, transport, host.ledger, host.telemetry),
         host.status.of("exporters", identity),
@@ -207,6 +213,7 @@ EXPORTERS: dict[str, ComponentType[BuildExporter]] = {
     "otlp_http": ComponentType(OtlpHttpConfig, _otlp_http),
     "otlp_grpc": ComponentType(OtlpGrpcConfig, _otlp_grpc),
     "prometheus": ComponentType(PrometheusConfig, _prometheus, ends=(Kind.METRICS,)),
+    "file": ComponentType(FileConfig, _file),
     "console": ComponentType(
         ConsoleConfig,
         lambda identity, config, host: ConsoleExporter(

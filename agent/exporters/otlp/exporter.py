@@ -12,7 +12,7 @@ from agent.core.ledger import Ledger
 from agent.core.pressure import Pressure
 from agent.core.status import Reports
 from agent.exporters.otlp.answer import MAX_REQUEST_BYTES, request_too_large
-from agent.exporters.otlp.config import OtlpConfig
+from agent.exporters.sending.config import QueueConfig, RetryConfig
 from agent.exporters.sending.outcome import Outcome
 from agent.exporters.sending.sealed import Coding, Sealed
 from agent.exporters.sending.sender import Sender
@@ -43,13 +43,33 @@ class Transport(Protocol):
         """
 
 
+class Options(Protocol):
+    """What an exporter needs to know beside its transport; `auth_grace` in seconds."""
+
+    @property
+    def sending_queue(self) -> QueueConfig:
+        """Batching and queueing."""
+
+    @property
+    def retry_on_failure(self) -> RetryConfig:
+        """Retrying."""
+
+    @property
+    def auth_grace(self) -> float:
+        """How long a destination may refuse us before its data is dropped."""
+
+    @property
+    def max_requests_per_second(self) -> int:
+        """For all kinds together; 0 for as many as it takes."""
+
+
 class OtlpExporter:
     """Sends batches of every kind it is given to the destination of its configuration."""
 
     def __init__(
         self,
         identity: str,
-        config: OtlpConfig,
+        config: Options,
         transport: Transport,
         ledger: Ledger,
         telemetry: Telemetry,
