@@ -20,6 +20,7 @@ from agent.correlate.connector import CorrelateConnector
 from agent.exporters.console import ConsoleConfig, ConsoleExporter
 from agent.exporters.debug import DebugConfig, DebugExporter
 from agent.exporters.file.config import FileConfig
+from agent.exporters.otlp.config import OtlpConfig
 from agent.exporters.otlp.exporter import Options, OtlpExporter, Transport
 from agent.exporters.otlp_grpc.config import OtlpGrpcConfig
 from agent.exporters.otlp_http.config import OtlpHttpConfig
@@ -31,6 +32,7 @@ from agent.extensions.memory_limiter.extension import MemoryLimiter
 from agent.extensions.ownership.config import OwnershipConfig
 from agent.extensions.ownership.extension import OwnershipExtension
 from agent.otlp.batch import Consumer, Fanout, Kind
+from agent.otlp.deltas import Deltas
 from agent.otlp.resource import Resource
 from agent.processors.resource import ResourceConfig, ResourceProcessor
 from agent.receivers.stem_signals.config import StemSignalsConfig
@@ -123,19 +125,29 @@ BuildExtension = Callable[[str, Any, Host], Component]
 def _otlp_http(identity: str, config: OtlpHttpConfig, host: Host) -> OtlpExporter:
     from agent.exporters.otlp_http.transport import HttpTransport  # noqa: PLC0415 - aiohttp, for those who use it
 
-    return _otlp(identity, config, HttpTransport(identity, config, host.telemetry), host)
+    return _with_temporality(
+        _otlp(identity, config, HttpTransport(identity, config, host.telemetry), host), config, host
+    )
 
 
 def _otlp_grpc(identity: str, config: OtlpGrpcConfig, host: Host) -> OtlpExporter:
     from agent.exporters.otlp_grpc.transport import GrpcTransport  # noqa: PLC0415 - grpc, for those who use it
 
-    return _otlp(identity, config, GrpcTransport(identity, config, host.telemetry), host)
+    return _with_temporality(
+        _otlp(identity, config, GrpcTransport(identity, config, host.telemetry), host), config, host
+    )
 
 
 def _file(identity: str, config: FileConfig, host: Host) -> OtlpExporter:
     from agent.exporters.file.transport import FileTransport  # noqa: PLC0415 - protobuf's json, for those who use it
 
     return _otlp(identity, config, FileTransport(identity, config), host)
+
+
+def _with_temporality(exporter: OtlpExporter, config: OtlpConfig, host: Host) -> OtlpExporter:
+    if config.temporality == "delta":
+        exporter.tell_differences(Deltas(host.clock()))
+    return exporter
 
 
 def _otlp(identity: str, config: Options, transport: Transport, host: Host) -> OtlpExporter:

@@ -110,6 +110,7 @@ def _destination(config: OtlpConfig, kind: Kind, telemetry: Telemetry) -> Callab
             timeout=route.timeout,
             tls=tls,
             server_name=route.tls.server_name_override,
+            temporality=config.temporality,
             proxy_url=config.proxy_url.get_secret_value() if config.proxy_url else None,
             version=context.get(moment) if context else None,
         )

@@ -159,7 +159,8 @@ class CorrelateConnector:
 
     def take_up(self, receiver: str, totals: Mapping[str, bytes]) -> None:
         """Begin to tell of the fleet, going on from totals; raises `KeptStateError` if they are none."""
-        self._fleet.take_up(receiver, totals, self._clock())
+        teller = self._fleet.take_up(receiver, totals, self._clock())
+        self._guarded(lambda: teller.hand_on_metrics(self._told_by_others(), goes_on=True))
 
     def totals(self, receiver: str, *, everything: bool = False) -> dict[str, bytes | None]:
         """Return the totals of what was told of the fleet, by name: those that changed since this was asked last."""
@@ -250,6 +251,8 @@ class CorrelateConnector:
             away_s = round(restored.away_ns / NANOSECONDS, 3)
             metrics = "go on" if restored.metrics else "begin anew"
             self._telemetry.emit(AttemptsRestored(self._id, restored.attempts, away_s, metrics))
+            # Before anything is added: whoever tells differences has to know where these go on.
+            self._guarded(lambda: self._own.hand_on_metrics(self._told_by_others(), goes_on=True))
 
     async def _keep(self, keeping: Keeping, state: bytes, seconds: float) -> None:
         if await keeping.put(state, seconds):

@@ -30,8 +30,8 @@ class FleetVoice:
     def __iter__(self) -> Iterator[Teller]:
         return iter(list(self._tellers.values()))
 
-    def take_up(self, receiver: str, totals: Mapping[str, bytes], now_ns: int) -> None:
-        """Begin, going on from totals; raises `KeptStateError` if they are none."""
+    def take_up(self, receiver: str, totals: Mapping[str, bytes], now_ns: int) -> Teller:
+        """Begin, going on from totals, and return who does; raises `KeptStateError` if they are none."""
         teller = self._make()
         teller.source = f"{teller.source} {receiver}"
         try:
@@ -41,6 +41,7 @@ class FleetVoice:
         teller.correlator.recorder.go_on(AggregatorState(now_ns, known), now_ns)
         self._tellers[receiver] = teller
         self._asked_ns[receiver] = now_ns
+        return teller
 
     def totals(self, receiver: str, now_ns: int, *, everything: bool) -> dict[str, bytes | None]:
         """Return the metrics of what was told: all, or those that moved since this was asked last."""

@@ -74,14 +74,14 @@ class Teller:
             self._move_counters(list(counters.items()))
             counters.clear()
 
-    def hand_on_metrics(self, without: Sequence[Instrument]) -> None:
-        """Hand on all metrics but those that somebody else tells."""
+    def hand_on_metrics(self, without: Sequence[Instrument], *, goes_on: bool = False) -> None:
+        """Hand on all metrics but those that somebody else tells; `goes_on`: as what they go on from."""
         now_ns = self._clock()
         self.correlator.collect(now_ns)
         metrics, points = self.correlator.recorder.metrics.collect(now_ns, without=without)
         if points or self._tells_metrics:
             self._tells_metrics = bool(points)  # that there is nothing any more is said once
-            self._send(Kind.METRICS, metrics, sum(points), priority=Priority.METRICS, counts=points)
+            self._send(Kind.METRICS, metrics, sum(points), priority=Priority.METRICS, counts=points, goes_on=goes_on)
 
     def end(self) -> None:
         """Say that the metrics have ended here: another agent goes on with them."""
@@ -98,11 +98,13 @@ class Teller:
         *,
         priority: Priority,
         counts: Sequence[int] = (),
+        goes_on: bool = False,
     ) -> None:
         if consumer := self._outputs.get(kind):
             if since_ns and self._clock() - since_ns > _MAX_AGE_NS:
                 since_ns = 0
-            consumer.consume(Batch(kind, self.resource, items, count, since_ns, priority, counts, self.source))
+            batch = Batch(kind, self.resource, items, count, since_ns, priority, counts, self.source, goes_on)
+            consumer.consume(batch)
 
     def _move_counters(self, counters: list[tuple[tuple[str, str], int]]) -> None:
         for (name, value), amount in counters:

@@ -28,7 +28,8 @@ class Batch:
 
     `source` is the id of the component that tells. A batch of metrics is everything that its source has to tell at this
     moment under this resource: what it told before and is not in it has ended, and a batch without items says that of
-    everything. Exporters that keep nothing ignore such a batch.
+    everything. Exporters that keep nothing ignore such a batch. One that `goes_on` tells nothing new: it says from
+    where its source goes on with what was told before, by another process or agent.
     """
 
     kind: Kind
@@ -39,6 +40,7 @@ class Batch:
     priority: Priority = Priority.ERRORS
     counts: Sequence[int] = ()
     source: str = ""
+    goes_on: bool = False
 
     @property
     def size(self) -> int:

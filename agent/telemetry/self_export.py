@@ -5,7 +5,15 @@ from dataclasses import dataclass
 from typing import Any, Generic, Literal, Protocol, TypeVar
 
 from opentelemetry.sdk._logs.export import LogRecordExporter
-from opentelemetry.sdk.metrics.export import MetricExporter
+from opentelemetry.sdk.metrics import (
+    Counter,
+    Histogram,
+    ObservableCounter,
+    ObservableGauge,
+    ObservableUpDownCounter,
+    UpDownCounter,
+)
+from opentelemetry.sdk.metrics.export import AggregationTemporality, MetricExporter
 
 from agent.core.errors import StartupError
 from agent.settings.tls import ClientTls
@@ -30,6 +38,7 @@ class Destination:
     tls: ClientTls | None = None
     server_name: str | None = None
     proxy_url: str | None = None
+    temporality: Literal["cumulative", "delta"] = "cumulative"
     version: object = None
 
 
@@ -70,10 +79,20 @@ def metric_exporter(destination: Destination) -> MetricExporter:
     if destination.protocol == "grpc":
         from opentelemetry.exporter.otlp.proto.grpc import metric_exporter as grpc  # noqa: PLC0415
 
-        return grpc.OTLPMetricExporter(**_grpc_options(destination))
+        return grpc.OTLPMetricExporter(**_grpc_options(destination), preferred_temporality=_temporality(destination))
     from opentelemetry.exporter.otlp.proto.http import metric_exporter as http  # noqa: PLC0415
 
-    return http.OTLPMetricExporter(**_http_options(destination))
+    return http.OTLPMetricExporter(**_http_options(destination), preferred_temporality=_temporality(destination))
+
+
+def _temporality(destination: Destination) -> dict[type, AggregationTemporality]:
+    """Return what each kind of instrument is told as; always all of them, so that nothing is taken from elsewhere."""
+    cumulative = AggregationTemporality.CUMULATIVE
+    counts = AggregationTemporality.DELTA if destination.temporality == "delta" else cumulative
+    return {
+        **dict.fromkeys((Counter, ObservableCounter, Histogram), counts),
+        **dict.fromkeys((UpDownCounter, ObservableUpDownCounter, ObservableGauge), cumulative),
+    }
 
 
 def log_exporter(destination: Destination) -> LogRecordExporter:

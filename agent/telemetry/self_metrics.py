@@ -27,7 +27,7 @@ from opentelemetry.sdk.metrics.export import (
 from agent import __version__
 from agent.core.histogram import DURATION_BOUNDS
 from agent.core.ledger import Account, Ledger
-from agent.telemetry.events import Telemetry
+from agent.telemetry.events import LabelSet, Telemetry
 from agent.telemetry.memory import resident_bytes
 from agent.telemetry.self_export import Destination, Renewed, metric_exporter
 from agent.telemetry.self_failures import own_resource
@@ -76,6 +76,10 @@ COUNTERS = {
     "stem_agent.exporter.requests": ("{request}", "Requests, by status code"),
     "stem_agent.exporter.series_shadowed": ("{series}", "Series that another source tells, too: one of both is shown"),
     "stem_agent.exporter.scrape_failures": ("{request}", "Scrapes that a fault of ours could not answer, by path"),
+    "stem_agent.exporter.series_taken_up": (
+        "{series}",
+        "Series whose differences are told from now on: another process told what they had counted",
+    ),
     "stem_agent.exporter.retries": ("{request}", "Requests that will be repeated, by reason"),
 }
 GAUGES = {
@@ -105,6 +109,10 @@ HISTOGRAMS = {
 }
 
 
+ToldHistograms = dict[tuple[str, LabelSet], tuple[tuple[int, ...], float, int]]
+"""Counts, sum and moment (Unix nanoseconds) of what was told last, by name and labels."""
+
+
 class _Exporter(MetricExporter):
     """The destination's stock exporter, with the histograms that the agent keeps in plain Python.
 
@@ -117,10 +125,13 @@ class _Exporter(MetricExporter):
         # The reader asks its exporter for these, and the stock one knows what the environment says about them.
         super().__init__(stock._preferred_temporality, stock._preferred_aggregation)  # noqa: SLF001
         self._telemetry = telemetry
+        # What was told of each histogram last, where differences are told.
+        self._told: ToldHistograms | None = {} if destination().temporality == "delta" else None
 
     def export(self, metrics_data: MetricsData, timeout_millis: float = 10_000, **kwargs: Any) -> MetricExportResult:
         """Export what the SDK collected, and ours beside it."""
-        return self._stock.get().export(with_histograms(metrics_data, self._telemetry), timeout_millis, **kwargs)
+        completed = with_histograms(metrics_data, self._telemetry, self._told)
+        return self._stock.get().export(completed, timeout_millis, **kwargs)
 
     def force_flush(self, timeout_millis: float = 10_000) -> bool:
         """Do nothing: nothing is buffered."""
@@ -131,12 +142,16 @@ class _Exporter(MetricExporter):
         self._stock.get().shutdown(timeout_millis, **kwargs)
 
 
-def with_histograms(metrics_data: MetricsData, telemetry: Telemetry) -> MetricsData:
-    """Return what the SDK collected, and the histograms that the agent keeps beside it."""
+def with_histograms(metrics_data: MetricsData, telemetry: Telemetry, told: ToldHistograms | None = None) -> MetricsData:
+    """Return what the SDK collected, and the histograms that the agent keeps beside it.
+
+    With `told`, which is brought up to date, they are differences from what was told last.
+    """
+    temporality = AggregationTemporality.CUMULATIVE if told is None else AggregationTemporality.DELTA
     histograms = [
-        Metric(name, text, unit, Histogram(points, AggregationTemporality.CUMULATIVE))
+        Metric(name, text, unit, Histogram(points, temporality))
         for name, (unit, text) in HISTOGRAMS.items()
-        if (points := _points(name, telemetry))
+        if (points := list(_points(name, telemetry, told)))
     ]
     for own in metrics_data.resource_metrics if histograms else ():  # there is one: a provider has one resource
         scope = own.scope_metrics[0]
@@ -146,23 +161,30 @@ def with_histograms(metrics_data: MetricsData, telemetry: Telemetry) -> MetricsD
     return metrics_data
 
 
-def _points(wanted: str, telemetry: Telemetry) -> list[HistogramDataPoint]:
-    now_ns = telemetry.clock()
-    return [
-        HistogramDataPoint(
+def _points(wanted: str, telemetry: Telemetry, told: ToldHistograms | None) -> Iterator[HistogramDataPoint]:
+    now_ns, nothing = telemetry.clock(), ((0,) * (len(DURATION_BOUNDS) + 1), 0.0, telemetry.began_ns)
+    for (name, labels), histogram in list(telemetry.histograms.items()):
+        if name != wanted:
+            continue
+        key, counts, total = (name, labels), tuple(histogram.counts), histogram.total
+        before, before_total, start_ns = nothing if told is None else told.get(key, nothing)
+        if told is not None:
+            told[key] = (counts, total, now_ns)
+        came = [now - then for now, then in zip(counts, before, strict=True)]
+        if not any(came):
+            continue
+        yield HistogramDataPoint(
             attributes=dict(labels),
-            start_time_unix_nano=telemetry.began_ns,
+            start_time_unix_nano=start_ns,
             time_unix_nano=now_ns,
-            count=sum(counts),
-            sum=histogram.total,
-            bucket_counts=counts,
+            count=sum(came),
+            sum=total - before_total,
+            bucket_counts=came,
             explicit_bounds=DURATION_BOUNDS,
-            min=histogram.least,
-            max=histogram.most,
+            # The extremes are those since the beginning, and nothing else is known: no difference has any.
+            min=histogram.least if told is None else None,  # type: ignore[arg-type]
+            max=histogram.most if told is None else None,  # type: ignore[arg-type]
         )
-        for (name, labels), histogram in list(telemetry.histograms.items())
-        if name == wanted and any(counts := list(histogram.counts))
-    ]
 
 
 def own_provider(

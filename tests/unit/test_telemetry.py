@@ -163,6 +163,7 @@ INFOS = {
     "EmittersTaken",
     "LeaderResigned",
     "MemoryCalm",
+    "SeriesTakenUp",
     "StorageRecovered",
     "Subscribed",
     "NotificationsOff",

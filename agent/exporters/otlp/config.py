@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Field
+from pydantic import AfterValidator, BeforeValidator, Field
 
 from agent.exporters.otlp.headers import Headers, HeaderValue, SecretFile
 from agent.exporters.sending.config import QueueConfig, RetryConfig
@@ -63,6 +63,10 @@ def _checked_proxy(value: Any) -> Any:
     return value
 
 
+def _lower(value: Any) -> Any:
+    return value.lower() if isinstance(value, str) else value  # the specification's enums know no case
+
+
 @dataclass(frozen=True, slots=True)
 class Route:
     """What holds for one kind: `endpoint` as the transport wants it, `timeout` in seconds."""
@@ -108,6 +112,15 @@ class OtlpConfig(Config, ABC):
         ge=0,
         description="how long a destination may refuse us (key, right, path) before its data is dropped; "
         "0: dropped at once, as the specification has it",
+    )
+    temporality: Annotated[
+        Literal["cumulative", "delta"],
+        BeforeValidator(_lower),
+        Env("OTEL_EXPORTER_OTLP_METRICS_TEMPORALITY_PREFERENCE"),
+    ] = Field(
+        "cumulative",
+        description="counters and histograms as totals since they began, or as what came since they were told last, "
+        "which is what Datadog, Dynatrace and New Relic want",
     )
     max_requests_per_second: int = Field(0, ge=0, description="for all kinds together; 0: as many as it takes")
 

@@ -13,10 +13,12 @@ from agent.core.pressure import Pressure
 from agent.core.status import Reports
 from agent.exporters.otlp.answer import MAX_REQUEST_BYTES, request_too_large
 from agent.exporters.sending.config import QueueConfig, RetryConfig
+from agent.exporters.sending.events import SeriesTakenUp
 from agent.exporters.sending.outcome import Outcome
 from agent.exporters.sending.sealed import Coding, Sealed
 from agent.exporters.sending.sender import Sender
 from agent.otlp.batch import Batch, Kind
+from agent.otlp.deltas import Deltas
 from agent.storage.file_storage import FileStorage
 from agent.telemetry.events import Telemetry
 
@@ -85,12 +87,22 @@ class OtlpExporter:
         self._reports = reports
         self._storage = storage
         self._pressure = pressure
+        self._deltas: Deltas | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._senders: dict[Kind, Sender] = {}
         self._throttle = Throttler(config.max_requests_per_second) if config.max_requests_per_second else None
 
+    def tell_differences(self, deltas: Deltas) -> None:
+        """Send metrics as differences from now on: what did not change is not told, and not counted as accepted."""
+        self._deltas = deltas
+
     def consume(self, batch: Batch) -> None:
         """Take a batch into the queue of its kind."""
+        if self._deltas and batch.kind is Kind.METRICS:
+            unknown = self._deltas.unknown
+            batch = self._deltas.converted(batch)
+            if unknown := self._deltas.unknown - unknown:
+                self._telemetry.emit(SeriesTakenUp(self._id, unknown))
         self._senders[batch.kind].consume(batch)
 
     async def start(self) -> None:

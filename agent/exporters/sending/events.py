@@ -71,3 +71,21 @@ class DestinationWarned(Event):
 
     phrase: ClassVar[str] = "destination accepted with a warning"
     labels: ClassVar[tuple[str, ...]] = ("exporter", "signal")
+
+
+@dataclass(frozen=True, slots=True)
+class SeriesTakenUp(Event):
+    """Series had counted before this exporter heard of them, and somebody else told what: differences begin now."""
+
+    exporter: str
+    series: int
+
+    phrase: ClassVar[str] = "series go on from another process; what they counted before is told by nobody twice"
+    level: ClassVar[int] = logging.INFO
+    counter: ClassVar[str | None] = "stem_agent.exporter.series_taken_up"
+    labels: ClassVar[tuple[str, ...]] = ("exporter",)
+
+    @property
+    def amount(self) -> int:
+        """How many series."""
+        return self.series

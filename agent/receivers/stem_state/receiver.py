@@ -44,11 +44,18 @@ class FleetMetrics:
     source: str
 
     def tell(self, told: Sequence[Told]) -> None:
-        """Hand on what all stores told, as one batch, also if that is nothing: then what was told before has ended."""
+        """Hand on what all stores told, as one batch; nothing while none of them answers."""
         items = [item for each in told for item in each.items]
         counts = [count for each in told for count in each.counts]
-        batch = Batch(Kind.METRICS, self.resource, items, sum(counts), 0, Priority.METRICS, counts, self.source)
-        self.consumer.consume(batch)
+        if items:
+            self.consumer.consume(self._batch(items, counts))
+
+    def end(self) -> None:
+        """Say that what was told has ended here: another agent goes on with it."""
+        self.consumer.consume(self._batch([], []))
+
+    def _batch(self, items: Sequence[bytes], counts: Sequence[int]) -> Batch:
+        return Batch(Kind.METRICS, self.resource, items, sum(counts), 0, Priority.METRICS, counts, self.source)
 
 
 class StemStateReceiver:
@@ -271,7 +278,7 @@ class StemStateReceiver:
     async def _rest(self) -> None:
         """Forget everything: another agent leads, and what it tells goes on without us."""
         self._fresh = True
-        self._metrics.tell([])
+        self._metrics.end()
         self._subjects = Subjects(self._config, self._clock())
         await self._disconnect()
         self._search = self._new_search()
