@@ -431,14 +431,14 @@ def _apply_protocols(document: Document, environ: Mapping[str, str]) -> None:
 
 
 METRIC_EXPORTERS = "STEM_METRIC_EXPORTERS"
-_OTHER_METRIC_EXPORTERS = ("prometheus", "console")
+_OTHER_METRIC_EXPORTERS = ("prometheus", "datadog", "console")
 
 
 def _apply_metric_exporters(document: Document, environ: Mapping[str, str]) -> None:
     """Choose the exporters of the metrics pipeline as Stem's own variable does.
 
-    A comma-separated list of `otlp`, `otlp:<url of metrics>`, `prometheus` and `console`; without it, or with nothing
-    in it, they go where traces and logs go.
+    A comma-separated list of `otlp`, `otlp:<url of metrics>`, `prometheus`, `datadog` and `console`; without it, or
+    with nothing in it, they go where traces and logs go.
     """
     (otlp,) = document.root["service"]["pipelines"]["metrics"]["exporters"]
     exporters, chosen = document.root["exporters"], list[str]()

@@ -18,6 +18,7 @@ from agent.core.status import StatusBoard
 from agent.correlate.config import CorrelateConfig
 from agent.correlate.connector import CorrelateConnector
 from agent.exporters.console import ConsoleConfig, ConsoleExporter
+from agent.exporters.datadog.config import DatadogConfig
 from agent.exporters.debug import DebugConfig, DebugExporter
 from agent.exporters.file.config import FileConfig
 from agent.exporters.otlp.config import OtlpConfig
@@ -168,6 +169,12 @@ def _prometheus(identity: str, config: PrometheusConfig, host: Host) -> Exporter
     )
 
 
+def _datadog(identity: str, config: DatadogConfig, host: Host) -> Exporter:
+    from agent.exporters.datadog.exporter import DatadogExporter  # noqa: PLC0415 - its library costs 5 MiB
+
+    return DatadogExporter(identity, config, host.ledger, host.telemetry, host.status.of("exporters", identity))
+
+
 def _stem_signals(identity: str, config: StemSignalsConfig, outputs: Outputs, host: Host) -> StemSignalsReceiver:
     reports = host.status.of("receivers", identity)
     receiver = StemSignalsReceiver(
@@ -225,6 +232,7 @@ EXPORTERS: dict[str, ComponentType[BuildExporter]] = {
     "otlp_http": ComponentType(OtlpHttpConfig, _otlp_http),
     "otlp_grpc": ComponentType(OtlpGrpcConfig, _otlp_grpc),
     "prometheus": ComponentType(PrometheusConfig, _prometheus, ends=(Kind.METRICS,)),
+    "datadog": ComponentType(DatadogConfig, _datadog, ends=(Kind.METRICS,)),
     "file": ComponentType(FileConfig, _file),
     "console": ComponentType(
         ConsoleConfig,

@@ -127,7 +127,7 @@ class Deltas:
         for metric in filter(is_cumulative, metrics):
             for point in filter(is_recorded, points_of(metric)):
                 key = (metric.name, b"".join(sorted(pair.SerializeToString() for pair in point.attributes)))
-                total = seen[key] = _total(point)
+                total = seen[key] = total_of(point)
                 if batch.goes_on:
                     source.totals[key] = total
                     self.unknown += 1
@@ -140,7 +140,7 @@ class Deltas:
 
     def take(self, batch: Batch, difference: Difference) -> None:
         """Remember that a difference was told."""
-        self._source(batch).totals[difference.key] = _total(difference.point)
+        self._source(batch).totals[difference.key] = total_of(difference.point)
 
     def converted(self, batch: Batch) -> Batch:
         """Return a batch of metrics with what came since the last one; series of which nothing came are left out.
@@ -188,7 +188,8 @@ def is_cumulative(metric: pb.Metric) -> bool:
 _CUMULATIVE = pb.AGGREGATION_TEMPORALITY_CUMULATIVE
 
 
-def _total(point: Any) -> Total:
+def total_of(point: Any) -> Total:
+    """Return what the point of a counter or histogram says."""
     if isinstance(point, pb.NumberDataPoint):
         return Total(point.start_time_unix_nano, point.time_unix_nano, number_of(point))
     return Total(

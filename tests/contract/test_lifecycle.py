@@ -38,6 +38,7 @@ def environ(valkey: ValkeyServer, sink: Sink, tmp_path: Path) -> dict[str, str]:
         "STEM_BROKER_URL": valkey.connection_url,
         "STEM_OTLP_ENDPOINT": sink.url,
         "STEM_AGENT_DIRECTORY": str(tmp_path),
+        "DD_DOGSTATSD_URL": f"unix://{tmp_path}/dsd.socket",
         "STEM_FILE_DIRECTORY": str(tmp_path / "file"),
         "STEM_HEALTH_ENDPOINT": "127.0.0.1:0",
         "STEM_PROMETHEUS_ENDPOINT": "127.0.0.1:0",

@@ -350,8 +350,8 @@ def chosen(text: str, **environ: str) -> dict[str, str | None]:
         ("otlp", {"otlp_http": None}),
         ("otlp:http://h:4318/v1/metrics", {"otlp_http": "http://h:4318/v1/metrics"}),
         (
-            "otlp:http://h:4318/v1/metrics, prometheus,console",
-            {"otlp_http": "http://h:4318/v1/metrics", "prometheus": None, "console": None},
+            "otlp:http://h:4318/v1/metrics,prometheus,datadog,console",
+            {"otlp_http": "http://h:4318/v1/metrics", "prometheus": None, "datadog": None, "console": None},
         ),
         ("prometheus", {"prometheus": None}),
         ("console,console,otlp,otlp", {"console": None, "otlp_http": None}),

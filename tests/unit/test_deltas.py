@@ -23,11 +23,13 @@ MAIL, OTHER = ("mail", "default"), ("other", "default")
 class Told:
     """A source, and an exporter that tells its differences."""
 
-    def __init__(self, state: AggregatorState | None = None, now_ns: int = NOW_NS, source: str = "correlate") -> None:
+    def __init__(
+        self, state: AggregatorState | None = None, now_ns: int = NOW_NS, source: str = "correlate", limit: int = 100
+    ) -> None:
         self.now_ns = now_ns
         self.source = source
         self.deltas = Deltas(now_ns - 1)
-        self.aggregator = Aggregator(now_ns=now_ns, cardinality_limit=100, series_ttl=3600)
+        self.aggregator = Aggregator(now_ns=now_ns, cardinality_limit=limit, series_ttl=3600)
         if state:
             self.aggregator.restore(state, [TASKS, LATENCY], now_ns)
 
