@@ -6,11 +6,14 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import aiohttp
 import pytest
 import redis.asyncio
 
+from agent.demo.valkey import free_port
 from tests.conftest import ObservedSink
 from tests.integration.conftest import Start
+from tests.integration.test_datadog import unix
 from tests.integration.test_whole_path import publish
 from tests.support import Story, ToldTime, found
 from tests.tcp import serving
@@ -201,6 +204,40 @@ async def test_without_a_file_stems_variables_are_enough(
     await sink.until(lambda: len(sink.spans) == 3)
     assert await agent.end(signal.SIGTERM) == 0
     assert sink.resources["traces"]["team"] == "payments"
+
+
+async def test_every_metric_exporter_of_stems_guide_works_without_a_file(
+    start: Start, sink: ObservedSink, redis_url: str, namespace: str, client: "redis.asyncio.Redis", tmp_path: Path
+) -> None:
+    datadog, port = unix(tmp_path / "dsd.socket"), free_port()
+    agent = await start(
+        "run",
+        STEM_BROKER_URL=redis_url,
+        STEM_WORKER_NAMESPACE=namespace,
+        STEM_OTLP_ENDPOINT=sink.url,
+        STEM_METRIC_EXPORTERS=f"otlp:{sink.url}/v1/metrics,prometheus,datadog,console",
+        STEM_PROMETHEUS_ENDPOINT=f"127.0.0.1:{port}",
+        DD_DOGSTATSD_URL=datadog.where["url"],
+    )
+    await agent.until("stem-agent running")
+    await publish(client, namespace, Story(namespace=namespace).run())
+    await sink.until(lambda: len(sink.spans) == 3)
+    async with aiohttp.ClientSession() as session, asyncio.timeout(20):
+        text = ""
+        while 'task="email.send"' not in text:
+            async with session.get(f"http://127.0.0.1:{port}/metrics") as answer:
+                text = await answer.text()
+            await asyncio.sleep(0.05)
+    assert await agent.end(signal.SIGTERM) == 0
+    assert sink.sums("stem.tasks.succeeded").total() == 1
+    assert datadog.total("stem.tasks.succeeded") == 1
+    assert agent.process.stdout
+    printed = (await agent.process.stdout.read()).decode()
+    assert "METRIC stem.tasks.succeeded: 1 (+1)  task=email.send" in printed
+    assert "SPAN" not in printed, "traces go where they went"
+    books = {line.split("exporter=")[1].split()[0] for line in agent.lines if " ledger " in line}
+    assert books == {"console", "datadog", "otlp_http", "prometheus"}
+    datadog.socket.close()
 
 
 async def test_a_refused_password_exits_with_78_and_one_line(
