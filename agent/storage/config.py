@@ -1,6 +1,5 @@
 """What an operator writes about `file_storage`."""
 
-import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,6 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import Field
 
+from agent.settings.directory import nearest_there, unusable
 from agent.settings.model import Config, Env
 from agent.settings.types import ByteSize, Duration
 
@@ -32,14 +32,10 @@ class FileStorageConfig(Config):
     def missing_here(self) -> Iterator[str]:
         """Yield why the directory cannot be used; whether another agent uses it is seen by a start alone."""
         directory = Path(self.directory)
-        there = next((each for each in (directory, *directory.parents) if each.exists()), Path())
-        if not there.is_dir():
-            yield f"{there} is no directory; name another as directory (STEM_AGENT_DIRECTORY)"
-        elif not os.access(there, os.W_OK | os.X_OK):
-            verb = "written to" if there == directory else f"made: {there} cannot be written to"
-            yield f"{directory} cannot be {verb} by user {os.getuid()}; mount a volume there, or name another directory"
+        if reason := unusable(directory, "STEM_AGENT_DIRECTORY"):
+            yield reason
         # What an agent that runs has taken there already is within max_size.
-        elif (free := shutil.disk_usage(there).free + _size_below(directory)) < self.max_size:
+        elif (free := shutil.disk_usage(nearest_there(directory)).free + _size_below(directory)) < self.max_size:
             yield f"{directory} has {free >> 20} MiB free, less than max_size, which is {self.max_size >> 20} MiB"
 
 

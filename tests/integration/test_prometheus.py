@@ -219,7 +219,7 @@ async def test_a_taken_port_and_a_bad_certificate_name_the_option(scraped: Scrap
     with pytest.raises(StartupError, match=r"failed to load tls files /nowhere\.pem"):
         await other.start(tls={"cert_file": "/nowhere.pem"})
     with pytest.raises(StartupError, match="failed to read /nowhere: no such file"):
-        PrometheusConfig(basic_auth={"username": "u", "password": {"file": "/nowhere"}}).check_files()
+        await other.start(basic_auth={"username": "u", "password": {"file": "/nowhere"}})
 
 
 async def test_what_is_asked_for_at_once_beyond_a_measure_is_refused(scraped: Scraped) -> None:

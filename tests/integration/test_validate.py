@@ -302,6 +302,32 @@ def test_a_directory_too_small_for_what_it_may_hold_is_told_and_none_is_made(tmp
     assert list(tmp_path.iterdir()) == []
 
 
+def test_files_of_a_scrape_endpoint_and_the_directory_of_files_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    exporters = f"""\
+  prometheus: {{basic_auth: {{username: me, password: {{file: /nowhere/password}}}}}}
+  prometheus/tls: {{endpoint: "127.0.0.1:0", tls: {{cert_file: /nowhere/server.pem}}}}
+  file: {{directory: {tmp_path}/file/below}}
+"""
+    text = (
+        HERE[: HERE.index("  otlp_http")]
+        + exporters
+        + HERE[HERE.index("service") :]
+        .replace("[otlp_http]", "[file]")
+        .replace("extensions: [file_storage, health, memory_limiter]", "extensions: []")
+    )
+    text += "    metrics: {receivers: [correlate], exporters: [prometheus, prometheus/tls]}\n"
+    lines = told(here(text.replace(", tls: {ca_file: /nowhere/ca.pem}", "")).errors)
+    starts = [
+        "agent.yaml:6:3: exporters.prometheus: failed to read /nowhere/password: no such file",
+        "agent.yaml:7:3: exporters.prometheus/tls: failed to load tls files /nowhere/server.pem: ",
+        f"agent.yaml:8:3: exporters.file: {tmp_path}/file is no directory; name another as directory (STEM_FILE_DIRECT",
+    ]
+    assert len(lines) == len(starts)
+    for line, start in zip(lines, starts, strict=True):
+        assert line.startswith(start)
+
+
 def test_what_does_not_run_is_not_looked_at(tmp_path: Path) -> None:
     text = HERE.replace("extensions: [file_storage, health, memory_limiter]", "extensions: []")
     text = text.replace(", tls: {ca_file: /nowhere/ca.pem}", "").replace(", tls: {ca_file: /nowhere/otlp.pem}", "")

@@ -1,10 +1,13 @@
 """What an operator writes about `file`."""
 
+from collections.abc import Iterator
+from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import Field
 
 from agent.exporters.sending.config import QueueConfig, RetryConfig
+from agent.settings.directory import unusable
 from agent.settings.model import Config, Env
 from agent.settings.types import ByteSize, Duration
 
@@ -32,6 +35,11 @@ class FileConfig(Config):
     sync_interval: Duration = Field(1.0, gt=0, description="how soon the disk is made to write, with `sync: interval`")
     sending_queue: QueueConfig = Field(default_factory=QueueConfig, description="batching and queueing")
     retry_on_failure: RetryConfig = Field(default_factory=RetryConfig, description="retrying, as when the disk is full")
+
+    def missing_here(self) -> Iterator[str]:
+        """Yield why the directory cannot be used."""
+        if reason := unusable(Path(self.directory), "STEM_FILE_DIRECTORY"):
+            yield reason
 
     @property
     def auth_grace(self) -> float:

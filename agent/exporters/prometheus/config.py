@@ -1,9 +1,11 @@
 """What an operator writes about `prometheus`."""
 
+from collections.abc import Iterator
 from typing import Annotated
 
 from pydantic import Field, model_validator
 
+from agent.core.errors import StartupError
 from agent.exporters.otlp.headers import SecretFile, SecretValue
 from agent.settings.model import Config, Env
 from agent.settings.tls import ServerTls
@@ -48,9 +50,12 @@ class PrometheusConfig(Config):
         10.0, gt=0, description="how often the password's file is looked at; a changed one holds for the next request"
     )
 
-    def check_files(self) -> None:
-        """Read every file that is named; raises `StartupError` for the first that cannot be used."""
-        if isinstance(self.basic_auth.password, SecretFile):
-            self.basic_auth.password.read()
-        if self.tls.cert_file:
-            self.tls.context()
+    def missing_here(self) -> Iterator[str]:
+        """Yield why a file that is named cannot be used."""
+        try:
+            if isinstance(self.basic_auth.password, SecretFile):
+                self.basic_auth.password.read()
+            if self.tls.cert_file:
+                self.tls.context()
+        except StartupError as error:
+            yield str(error)
