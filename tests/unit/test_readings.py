@@ -135,6 +135,23 @@ def test_a_retry_that_another_agent_told_is_linked() -> None:
     assert "stem.task.wait.lower_bound" not in found(span)
 
 
+@pytest.mark.parametrize("first", ["the end", "the start"])
+def test_the_root_that_another_agent_told_is_not_told_however_long_the_other_delivery_runs(first: str) -> None:
+    end = EndTold("stem", TASK_ID, 0, "worker-2", at(31), nanoseconds(at(32)), retried=False, next_retry_ns=0)
+    start = recorded(running(0), start_told=True)
+    told = heard(*([end, start] if first == "the end" else [start, end])).pass_time(200)
+    told.read(recorded(succeeded(0, 199)))
+    assert len(process_spans(told)) == 1
+    assert [span.name for span in told.spans if span.name.startswith("send")] == []
+
+
+def test_what_starts_after_the_end_that_another_agent_told_without_a_start_is_another_delivery() -> None:
+    told = heard(EndTold("stem", TASK_ID, 0, "worker-1", None, nanoseconds(at(20)), retried=False, next_retry_ns=0))
+    told.read(recorded(succeeded(46, 50), entry(not_before=at(45))))
+    (again,) = process_spans(told)
+    assert again.span_id.hex() != "91c497b69b448dbc"
+
+
 # --- ends ------------------------------------------------------------------------------------------------------------
 
 

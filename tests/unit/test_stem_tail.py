@@ -279,6 +279,22 @@ def test_what_began_first_is_told_first_to_whoever_goes_on() -> None:
     assert (start.record.started_at, end.started_at) == (at(0), at(16))
 
 
+def test_before_another_delivery_is_told_those_are_that_were_told_long_ago() -> None:
+    tail = session()
+    tail.entered(on_stream(entry()), NOW_NS)
+    tail.recorded(succeeded(0, 20), NOW_NS + 20 * SECOND)
+    assert [type(fact) for fact in facts(tail, 30)] == [Enqueued, Recorded]
+    copy = entry(not_before=at(45))
+    tail.entered(on_stream(copy, ready=45), NOW_NS + 45 * SECOND)
+    tail.recorded(succeeded(46, 50, "worker-2"), NOW_NS + 50 * SECOND)
+    assert [type(fact) for fact in facts(tail, 50)] == [Enqueued], "its worker is new, and so all of it waits"
+    before, end = facts(tail, 53)
+    assert before == EndTold(
+        *("stem", TASK_ID, 0, "worker-1", at(0), nanoseconds(at(20))), retried=False, next_retry_ns=0
+    )
+    assert isinstance(end, Recorded)
+
+
 def test_of_nothing_there_are_no_notes() -> None:
     assert tail_notes.decode({}) is None
 
