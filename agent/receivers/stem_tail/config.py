@@ -6,10 +6,14 @@ from typing import Annotated, Literal
 from pydantic import Field, field_validator
 
 from agent.settings.model import Config, Env
-from agent.settings.needs import RedisUse
+from agent.settings.needs import RedisUse, Right, on_key
 from agent.settings.redis_tls import RedisTls
 from agent.settings.stem_broker import BrokerConfig
 from agent.settings.types import Duration, RedisAddress, RedisUrl, TimeZone
+from agent.stem.keys import Keys
+from agent.stem.questions.claims import SPEAKERS_PREFIX
+
+_NOBODY = "stem-agent-validate"
 
 
 class RecordsConfig(Config):
@@ -38,8 +42,14 @@ class RecordsConfig(Config):
     )
 
     def redis_uses(self) -> Iterator[RedisUse]:
-        """Yield the result backend."""
-        yield RedisUse(self.url, self.tls, 5.0)
+        """Yield the result backend, and the rights to read records and heartbeats."""
+        keys, rule = Keys(self.namespace), f"%R~{self.namespace}:*"
+        rights = [
+            *on_key(keys.result(_NOBODY), rule, "STRLEN {}", "MGET {}"),
+            *on_key(keys.heartbeats, rule, "SMEMBERS {}", gives="queues that workers subscribe to"),
+            *on_key(keys.heartbeat(_NOBODY), rule, "PTTL {}", gives="queues that workers subscribe to"),
+        ]
+        yield RedisUse(self.url, self.tls, 5.0, tuple(rights))
 
 
 class StemTailConfig(BrokerConfig):
@@ -76,6 +86,22 @@ class StemTailConfig(BrokerConfig):
         "keeps that in Redis, it is not used",
     )
     results: RecordsConfig = Field(default_factory=RecordsConfig, description="Stem's result backend")
+
+    def redis_uses(self) -> Iterator[RedisUse]:
+        """Yield the broker, and the rights to read its streams."""
+        keys, rule = Keys(self.store_namespace), f"%R~{self.store_namespace}:*"
+        stream, group = keys.stream(_NOBODY), keys.group(_NOBODY)
+        heard, hidden = "which workers are told by their signals", "how tasks ended that a late record hides"
+        speakers = f"{SPEAKERS_PREFIX}{self.namespace}"
+        rights = [
+            Right(("TIME",)),
+            Right(("SCAN", "0", "MATCH", stream, "COUNT", "1"), gives="queues that are not named in `queues`"),
+            *on_key(stream, rule, "XREAD COUNT 1 STREAMS {} 0-0"),
+            *on_key(keys.dead(_NOBODY), rule, "LLEN {}", "LRANGE {} 0 0", gives="dead letters"),
+            *on_key(stream, rule, "XINFO GROUPS {}", f"XPENDING {{}} {group} - + 1", gives=hidden),
+            *on_key(speakers, f"%R~{SPEAKERS_PREFIX}*", "ZRANGE {} 0 0", gives=heard),
+        ]
+        yield RedisUse(self.url, self.tls, self.timeout, tuple(rights))
 
     @field_validator("queues")
     @classmethod
