@@ -51,6 +51,14 @@ class Heir(Protocol):
         """Begin, when started, from what is there."""
 
 
+@runtime_checkable
+class Successor(Protocol):
+    """A component that goes on with what another of its id had, whether that one still works or not."""
+
+    def succeed(self, before: object) -> None:
+        """Take what is needed."""
+
+
 class Estate:
     """What those who go leave to those who come: in memory, as a `StateStore`."""
 
@@ -129,6 +137,7 @@ class Swap:
             graph.hold("connectors", "telemetry")
             graph.hold("receivers", "telemetry")
         await graph.leave("processors", list(dict(graph.stages)["processors"]), 0)
+        replaced = {name: graph.component("exporters", name) for name in go["exporters"] & come["exporters"]}
         held = await self._exporters_leave(go["exporters"])
         await graph.leave("extensions", go["extensions"], _FOR_THE_DISK_SECONDS)
 
@@ -136,6 +145,10 @@ class Swap:
         # All are built before the first starts, as in a new graph: who keeps the claims has to know whose they are.
         graph.make("extensions", [name for name in config.service.extensions if name in come["extensions"]])
         graph.make("exporters", sorted(come["exporters"]))
+        for name, before in replaced.items():
+            exporter: object = graph.component("exporters", name)
+            if isinstance(exporter, Successor):
+                exporter.succeed(before)
         graph.lead_on()
         self._make("connectors", come, estate)
         graph.join()

@@ -13,6 +13,8 @@ from typing import Any
 import pytest
 import redis.asyncio
 from aiohttp import web
+from opentelemetry.proto.collector.metrics.v1.metrics_service_pb2 import ExportMetricsServiceRequest
+from opentelemetry.proto.metrics.v1.metrics_pb2 import AGGREGATION_TEMPORALITY_DELTA
 
 from tests.conftest import YAML, ObservedSink
 from tests.integration.conftest import Child, Start
@@ -160,6 +162,33 @@ async def test_exporters_are_replaced_under_a_constant_stream_and_bad_files_chan
     everything_once(stream, [sink, other])
     assert len(sink.spans) > 20
     assert len(other.spans) > 20
+
+
+async def test_an_exporter_of_differences_that_is_replaced_loses_none(
+    start: Start, write: Write, yaml: str, sink: ObservedSink, stream: Stream
+) -> None:
+    told: Counter[str] = Counter()
+
+    async def note(request: web.Request) -> None:
+        if request.path == "/v1/metrics":
+            for entry in ExportMetricsServiceRequest.FromString(await request.read()).resource_metrics:
+                for metric in (metric for scope in entry.scope_metrics for metric in scope.metrics):
+                    assert metric.sum.aggregation_temporality in {0, AGGREGATION_TEMPORALITY_DELTA}
+                    told[metric.name] += sum(point.as_int for point in metric.sum.data_points)
+
+    sink.answer = note
+    exporter = "    temporality: delta\n    compression: {}\n    endpoint: "
+    first, second = (yaml.replace("    endpoint: ", exporter.format(each), 1) for each in ("none", "gzip"))
+    file = write(first)
+    agent = await start("run", "-c", str(file))
+    await agent.until("stem-agent running")
+    async with stream.flowing():
+        for turn in range(4):
+            seen = told["stem.tasks.succeeded"]
+            await sink.until(lambda seen=seen: told["stem.tasks.succeeded"] > seen)  # type: ignore[misc]
+            assert "replaced=otlp_http" in await reload(agent, file, (second, first)[turn % 2])
+    assert await agent.end(signal.SIGTERM) == 0
+    assert told["stem.tasks.started"] == told["stem.tasks.succeeded"] == stream.begun
 
 
 async def test_a_connector_that_is_replaced_goes_on_with_open_attempts_and_series(

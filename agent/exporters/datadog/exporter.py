@@ -27,13 +27,18 @@ class DatadogExporter:
         self._ledger = ledger
         self._telemetry = telemetry
         self._output = reports.part("output")
-        self._writer = Writer(config, telemetry.clock())
+        self.writer = Writer(config, telemetry.clock())
         self._waiting: dict[tuple[str, bytes], Batch] = {}
         self._under_way: Batch | None = None
         self._to_write = asyncio.Event()
         self._idle = asyncio.Event()
         self._executor: ThreadPoolExecutor | None = None
         self._tasks: list[asyncio.Task[None]] = []
+
+    def succeed(self, before: object) -> None:
+        """Go on with the differences of the exporter whose place this one takes."""
+        if isinstance(before, DatadogExporter):
+            self.writer.succeed(before.writer)
 
     def consume(self, batch: Batch) -> None:
         """Take a batch. If the one before of the same source still waits, this one says everything that it said."""
@@ -66,7 +71,7 @@ class DatadogExporter:
             self._waiting, self._under_way = {}, None
             executor, self._executor = self._executor, None
             if executor:
-                executor.submit(self._writer.close)
+                executor.submit(self.writer.close)
                 executor.shutdown(wait=False)
 
     async def _write_all(self, executor: ThreadPoolExecutor) -> None:
@@ -76,16 +81,16 @@ class DatadogExporter:
             self._to_write.clear()
             while self._waiting:
                 batch = self._under_way = self._waiting.pop(next(iter(self._waiting)))
-                unknown = self._writer.unknown
+                unknown = self.writer.unknown
                 try:
-                    dropped = await loop.run_in_executor(executor, self._writer.write, batch)
+                    dropped = await loop.run_in_executor(executor, self.writer.write, batch)
                 except Exception as error:  # noqa: BLE001 - a fault of ours must cost this batch, not the others
                     self._under_way = None
                     self._dropped(batch, "internal_error", batch.count, type(error).__name__)
                     continue
                 self._under_way = None
                 self._written(batch, dropped)
-                if taken_up := self._writer.unknown - unknown:
+                if taken_up := self.writer.unknown - unknown:
                     self._telemetry.emit(SeriesTakenUp(self._id, taken_up))
             self._idle.set()
 
@@ -94,7 +99,7 @@ class DatadogExporter:
         account.delivered += batch.count - lost
         account.ended()
         failed = dropped.get(OUTPUT_FAILED, 0)
-        failure = f"failed to write to {self._config.address}: {self._writer.failure}" if failed else ""
+        failure = f"failed to write to {self._config.address}: {self.writer.failure}" if failed else ""
         for reason, count in dropped.items():
             if count:
                 detail = failure if reason == OUTPUT_FAILED else "DogStatsD has no place for it"

@@ -41,7 +41,7 @@ class Writer:
 
     def __init__(self, config: DatadogConfig, began_ns: int) -> None:
         self._config = config
-        self._deltas = Deltas(began_ns)
+        self.deltas = Deltas(began_ns)
         self._last = _Last()
         _library.handlers[:], _library.propagate = [self._last], False
         host, port = config.udp or (None, None)
@@ -59,10 +59,14 @@ class Writer:
         # What DD_SERVICE, DD_ENV and DD_VERSION say wins over the resource, as everywhere in Datadog.
         self._settled = {each.partition(":")[0] for each in self._client.constant_tags}
 
+    def succeed(self, before: "Writer") -> None:
+        """Go on with the differences of a writer that writes no more."""
+        self.deltas = before.deltas
+
     @property
     def unknown(self) -> int:
         """How many series went on from before this exporter heard of them."""
-        return self._deltas.unknown
+        return self.deltas.unknown
 
     @property
     def failure(self) -> str:
@@ -92,10 +96,10 @@ class Writer:
 
     def _metrics(self, batch: Batch, metrics: list[pb.Metric], common: list[str], passage: "_Passage") -> Counter[str]:
         unsupported: Counter[str] = Counter()
-        for difference in self._deltas.differences(batch, metrics):
+        for difference in self.deltas.differences(batch, metrics):
             passage.send(
                 lambda difference=difference: self._came(difference, common),  # type: ignore[misc]
-                lambda difference=difference: self._deltas.take(batch, difference),  # type: ignore[misc]
+                lambda difference=difference: self.deltas.take(batch, difference),  # type: ignore[misc]
             )
         instance = resource_tags(batch.resource.attributes, [INSTANCE])
         for metric in metrics:

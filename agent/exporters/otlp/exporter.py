@@ -87,21 +87,26 @@ class OtlpExporter:
         self._reports = reports
         self._storage = storage
         self._pressure = pressure
-        self._deltas: Deltas | None = None
+        self.deltas: Deltas | None = None
         self._executor: ThreadPoolExecutor | None = None
         self._senders: dict[Kind, Sender] = {}
         self._throttle = Throttler(config.max_requests_per_second) if config.max_requests_per_second else None
 
     def tell_differences(self, deltas: Deltas) -> None:
         """Send metrics as differences from now on: what did not change is not told, and not counted as accepted."""
-        self._deltas = deltas
+        self.deltas = deltas
+
+    def succeed(self, before: object) -> None:
+        """Go on with the differences of the exporter whose place this one takes."""
+        if self.deltas and isinstance(before, OtlpExporter) and before.deltas:
+            self.deltas = before.deltas
 
     def consume(self, batch: Batch) -> None:
         """Take a batch into the queue of its kind."""
-        if self._deltas and batch.kind is Kind.METRICS:
-            unknown = self._deltas.unknown
-            batch = self._deltas.converted(batch)
-            if unknown := self._deltas.unknown - unknown:
+        if self.deltas and batch.kind is Kind.METRICS:
+            unknown = self.deltas.unknown
+            batch = self.deltas.converted(batch)
+            if unknown := self.deltas.unknown - unknown:
                 self._telemetry.emit(SeriesTakenUp(self._id, unknown))
         self._senders[batch.kind].consume(batch)
 
