@@ -1,4 +1,7 @@
-"""`correlate`: everything heard about a fleet's tasks, merged into one story. Pure, but for `connector` and `results`.
+"""`correlate`: everything known of a fleet's tasks, merged into one story. Pure, but for the shells named below.
+
+What is heard has one correlator, whose telemetry is this agent's own. What is read of a fleet that says nothing has
+another for as long as this agent leads, whose telemetry is the fleet's: nothing is shared, so nothing is told twice.
 
 An attempt is (task id, attempt number, worker id). A second delivery of the same attempt to the same worker is told
 apart by its process (`boot`) and its start. Its life here:
@@ -29,6 +32,7 @@ believed before what was read.
 | `attempts` | the table: finding, due times, tombstones, memory of retries |
 | `attempt`, `deliveries` | one attempt's facts and the rules that merge them; whose delivery a fact is about |
 | `publishes` | what was published, and not begun yet |
+| `readings` | what is read of those who say nothing: merged likewise, but never waited for |
 | `repair`, `mender` | what a record proves; whose are asked for, and what becomes of the answers |
 | `process` | who speaks, who is silent, who took whose place |
 | `workers` | heartbeats, goodbyes, collisions of worker ids, clock skews |
@@ -39,6 +43,7 @@ believed before what was read.
 | `recorder`, `outbox` | tells: `spans`, `logs`, `metrics`; `ids` derived, `labels` encoded once, text within `limits` |
 | `state`, `shift` | everything above as bytes, from one process to the next; its times by another clock |
 | `counters` | what is worth telling about correlation itself |
+| `teller`, `fleet_voice` | handing on what a correlator makes: as this agent's, or as the fleet's while it leads |
 | `connector`, `config` | the shell: pipelines, timers, options |
 | `results`, `results_config` | the shell that reads result records, paced, and its options |
 """
