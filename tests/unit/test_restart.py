@@ -6,7 +6,7 @@ import random
 import typing
 import zlib
 from datetime import timedelta
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import pytest
@@ -20,8 +20,10 @@ from agent.correlate.correlator import Correlator
 from agent.correlate.process import Process
 from agent.demo.sink import points
 from agent.emit import iso
+from agent.otlp.metrics import InstrumentState
 from agent.receivers.stem_signals import state as receiver_state
 from agent.receivers.stem_signals.sequence import MAX_BOOTS, SequenceTracker
+from agent.receivers.stem_tail import notes as tail_notes
 from agent.stem.catalogue import SignalName, TaskState
 from agent.stem.heartbeat import Heartbeat, HeartbeatExtras
 from agent.stem.status import TaskStatus
@@ -411,13 +413,24 @@ def shape(kind: Any, known: dict[str, Any]) -> dict[str, Any]:
     return known
 
 
+class TailState(NamedTuple):
+    """What `stem_tail` leaves: its notes, and among them the totals of whoever tells."""
+
+    notes: tail_notes.Notes
+    totals: InstrumentState
+
+
 @pytest.mark.parametrize(
-    ("module", "version", "fingerprint"),
-    [(correlator_state, 4, "8f2335211ee2704f"), (receiver_state, 1, "41037fe77c0d2fc3")],
+    ("module", "root", "version", "fingerprint"),
+    [
+        (correlator_state, correlator_state.State, 4, "8f2335211ee2704f"),
+        (receiver_state, receiver_state.State, 1, "41037fe77c0d2fc3"),
+        (tail_notes, TailState, 1, "7fdec7e88764b804"),
+    ],
 )
-def test_another_shape_needs_another_version(module: Any, version: int, fingerprint: str) -> None:
+def test_another_shape_needs_another_version(module: Any, root: Any, version: int, fingerprint: str) -> None:
     """Fails when a struct that is kept has changed: raise `VERSION` there, and set both here."""
-    known = shape(module.State, {})
+    known = shape(root, {})
     assert len(known) > 1
     digest = hashlib.blake2b(repr(sorted(known.items())).encode(), digest_size=8).hexdigest()
     assert (module.VERSION, digest) == (version, fingerprint)

@@ -16,7 +16,7 @@ from agent.core import kept
 from agent.receivers.stem_tail.flight import Flight
 
 VERSION = 1
-"""Another one for every change of the structs that are reached from here."""
+"""Another one for every change of the structs that are reached from here, or that totals are made of."""
 _STANDING, _TOTAL, _TASK = "standing", "total:", "task:"
 
 Letters = dict[str, tuple[int, list[bytes]]]
