@@ -7,7 +7,7 @@ The tree is the architecture, and imports point downward only (`import-linter` k
 | `cli`, `demo` | commands for people, and the simulated fleet |
 | `app`, `configuration`, `pipeline`, `registry` | load, build, supervise, drain |
 | `changes`, `joints`, `swap`, `reload` | another configuration in the place of the one that runs |
-| `checks`, `options`, `schema`, `printing` | what `validate` looks at; tables, schema and printed files, made of the models |
+| `checks`, `options`, `schema`, `printing` | what `validate` looks at; what is made of the models: tables, schema |
 | `self_telemetry`, `replay` | the agent's own metrics and lines; sending what waits on the disk |
 | `receivers`, `correlate`, `processors`, `exporters`, `extensions` | the components, by kind |
 | `storage` | the extension `file_storage`: batches and states on a disk, for whoever is told to use it |

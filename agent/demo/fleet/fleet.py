@@ -26,6 +26,7 @@ MAX_CONNECTIONS = 4096
 """All workers share one client, and each waits on every one of its queues at once."""
 RESTART_SECONDS = 0.5
 PAUSE_EVERY_SECONDS, PAUSE_SECONDS = 4.0, 0.4
+UNORDERED_US = 5_000
 PRODUCER_SKEW = -0.4
 TRACED_SHARE = 0.5
 """Half of the applications run OpenTelemetry."""
@@ -92,10 +93,10 @@ class Fleet:
     def _stood_us(self, attempt: AttemptTruth) -> int:
         """Return how long the record of an attempt's end stood; `stood_us` has when it was written."""
         writes = self._writes.get(attempt.task_id, [])
-        after = next((written for written in writes if written > attempt.stood_us), None)
-        if not attempt.stood_us:
-            return 0
-        return FOR_EVER_US if after is None else after - attempt.stood_us
+        own = max((written for written in writes if written <= attempt.stood_us), default=0)
+        if not attempt.stood_us or sum(abs(written - own) < UNORDERED_US for written in writes) > 1:
+            return 0  # of two at once nobody knows which the server took last
+        return next((written - own for written in writes if written > own), FOR_EVER_US)
 
     def expect(self, subject: str) -> None:
         """Note that a task is about to be published, or a workflow run about to begin."""
