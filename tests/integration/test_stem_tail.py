@@ -15,7 +15,7 @@ from agent.core.ownership import Ownership
 from agent.core.status import StatusBoard
 from agent.demo.fleet.backend import Backend
 from agent.demo.fleet.broker import Broker
-from agent.demo.fleet.envelopes import new_envelope
+from agent.demo.fleet.envelopes import new_envelope, to_fields, to_json
 from agent.demo.valkey import embedded_valkey
 from agent.emit import iso, utc_now
 from agent.extensions.ownership.notebook import RedisNotebook
@@ -26,10 +26,12 @@ from agent.settings.document import Document
 from agent.settings.validate import validate
 from agent.stem.catalogue import TaskState
 from agent.stem.keys import Keys
-from agent.stem.wire import Enqueued, Recorded
+from agent.stem.questions.entries import EVENT
+from agent.stem.wire import DeadLettered, Enqueued, QueueEvent, Recorded
 from agent.telemetry.events import Telemetry
 from tests.conftest import until
 from tests.consumers import NextStep
+from tests.support import EPOCH, nanoseconds
 
 READ_ONLY = "+time +scan +xread +llen +lrange +smembers +mget +pttl +strlen +exists +ping +psubscribe +config|get"
 NEVER = "1h"
@@ -153,6 +155,37 @@ async def test_a_queue_that_comes_later_is_told_from_its_first_entry(
     second = await publish(fleet, "later")
     await until(lambda: len(tail.enqueued) == 2)
     assert set(tail.enqueued) == {(first["id"], 0, True), (second["id"], 0, True)}
+
+
+async def test_an_application_s_event_is_told_by_its_name_alone(
+    server: ValkeyServer, fleet: Any, tailing: Callable[..., Any]
+) -> None:
+    url = url_of(server)
+    tail = await tailing(url=url, results={"url": url}, queues=["default"])
+    told = {"eventName": "invoice.paid", "payload": {"card": "4111"}, "queue": "default", "emittedAt": iso(EPOCH)}
+    envelope = new_envelope(EVENT, "stem:events:default", args=told)
+    await fleet.xadd(Keys().events("default"), {**to_fields(envelope), "delivery": "at-least-once"})
+    await until(lambda: bool(tail.tailed))
+    (event,) = tail.tailed
+    assert isinstance(event, QueueEvent)
+    assert (event.queue, event.name, event.time_ns) == ("default", "invoice.paid", nanoseconds(EPOCH))
+    assert "4111" not in repr(event)
+    assert not tail.enqueued
+
+
+async def test_a_task_that_was_given_up_is_told_with_why(
+    server: ValkeyServer, fleet: Any, tailing: Callable[..., Any]
+) -> None:
+    url = url_of(server)
+    tail = await tailing(url=url, results={"url": url})
+    envelope = await publish(fleet, "later")
+    await until(lambda: len(tail.enqueued) == 1)
+    letter = {"envelope": envelope, "reason": "unregistered-task", "meta": None, "deadAt": iso(EPOCH)}
+    await fleet.lpush(Keys().dead("later"), to_json(letter))
+    await until(lambda: any(isinstance(fact, DeadLettered) for fact in tail.tailed))
+    (given_up,) = [fact for fact in tail.tailed if isinstance(fact, DeadLettered)]
+    assert (given_up.queue, given_up.envelope.id, given_up.reason) == ("later", envelope["id"], "unregistered-task")
+    assert not tail.receiver._session or not len(tail.receiver._session.flights)
 
 
 async def test_a_restart_goes_on_where_it_stopped(server: ValkeyServer, fleet: Any) -> None:
