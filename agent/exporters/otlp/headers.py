@@ -70,16 +70,21 @@ def parse_headers(value: Any) -> Any:
 
 
 def _checked(headers: dict[str, HeaderValue]) -> dict[str, HeaderValue]:
-    for name, value in headers.items():
+    for name in headers:
         if not _HEADER_NAME.fullmatch(name):
             raise expected(f"a header name in place of {name!r}")
-        if isinstance(value, Secret) and not _HEADER_VALUE.fullmatch(value.get_secret_value()):
-            raise expected(f"a value of {name!r} without line breaks, control characters or white space at its ends")
     return headers
 
 
+def _sendable(value: HeaderValue) -> HeaderValue:
+    """Look at one value by itself, so that a variable without value, which it may hold, is told as one mistake."""
+    if isinstance(value, Secret) and not _HEADER_VALUE.fullmatch(value.get_secret_value()):
+        raise expected("a value without line breaks, control characters or white space at its ends")
+    return value
+
+
 Headers = Annotated[
-    dict[str, SecretValue],
+    dict[str, Annotated[SecretValue, AfterValidator(_sendable)]],
     BeforeValidator(parse_headers),
     AfterValidator(_checked),
 ]
