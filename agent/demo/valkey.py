@@ -1,5 +1,6 @@
 """An embedded Valkey on a port of its own: for the demo, the tests and the benchmarks."""
 
+import argparse
 import contextlib
 import signal
 import socket
@@ -53,9 +54,12 @@ def free_port() -> int:
 
 def main() -> None:
     """Run a server until SIGTERM; write its URL to the file given, once it answers."""
+    parser = argparse.ArgumentParser(prog="python -m agent.demo.valkey", description="an embedded Valkey")
+    parser.add_argument("file", type=Path, help="where to write its URL, once it answers")
+    file = parser.parse_args().file
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     with embedded_valkey() as server:
-        announce(Path(sys.argv[1]), server.connection_url)
+        announce(file, server.connection_url)
         signal.pause()
 
 

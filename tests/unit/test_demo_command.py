@@ -19,6 +19,7 @@ from agent.demo.reach import refusal
 from agent.demo.sink import Sink
 from agent.demo.stage import Plot, Result, Stage
 from agent.demo.truth import SignalsTruth, Truth
+from agent.demo.valkey import main as run_valkey
 from agent.demo.view import View
 from tests.conftest import ObservedSink
 
@@ -160,3 +161,13 @@ def test_an_endpoint_that_refuses_has_the_last_word() -> None:
 def test_one_is_no_plural() -> None:
     assert Plot(workers=1).scene == "1 worker, about 100 tasks/s"
     assert Plot(workers=2).scene == "2 workers, about 100 tasks/s"
+
+
+def test_the_embedded_valkey_asks_for_its_file_and_writes_none_named_help(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("sys.argv", ["agent.demo.valkey", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        run_valkey()
+    assert ended.value.code == 0
+    assert "where to write its URL" in capsys.readouterr().out
