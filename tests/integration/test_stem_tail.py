@@ -16,7 +16,7 @@ from agent.core.status import StatusBoard
 from agent.demo.fleet.backend import Backend
 from agent.demo.fleet.broker import Broker
 from agent.demo.fleet.envelopes import new_envelope, to_fields, to_json
-from agent.demo.valkey import embedded_valkey
+from agent.demo.valkey import embedded_valkey, free_port
 from agent.emit import iso, utc_now
 from agent.extensions.ownership.notebook import RedisNotebook
 from agent.receivers.stem_tail.config import StemTailConfig
@@ -144,6 +144,24 @@ async def test_a_task_is_told_from_its_stream_and_record_by_a_user_who_may_only_
     assert set(await fleet.keys()) == keys
     assert len(await fleet.xinfo_groups(Keys().stream("default"))) == 1
     assert tail.telemetry.counted("stem_agent.tail.failures") == 0
+
+
+async def test_records_are_read_at_the_broker_unless_another_server_is_named(
+    server: ValkeyServer, fleet: Any, tailing: Callable[..., Any]
+) -> None:
+    tail = await tailing(url=url_of(server))
+    envelope = await publish(fleet)
+    await run(fleet, envelope, TaskState.SUCCEEDED)
+    await until(lambda: tail.states == [(envelope["id"], "succeeded")])
+
+
+async def test_a_result_backend_that_is_away_is_named(server: ValkeyServer, caplog: pytest.LogCaptureFixture) -> None:
+    away = f"127.0.0.1:{free_port()}"
+    tail = Tail(url=url_of(server), results={"url": f"redis://{away}/0"})
+    await tail.receiver.start()
+    await tail.receiver.stop(1)
+    told = [record.fields for record in caplog.records if "failed to follow the fleet" in record.getMessage()]  # type: ignore[attr-defined]
+    assert (told[0]["redis"], told[0]["subject"]) == (away, "clock")
 
 
 async def test_a_queue_that_comes_later_is_told_from_its_first_entry(

@@ -19,8 +19,8 @@ _NOBODY = "stem-agent-validate"
 class RecordsConfig(Config):
     """Where the result records are: Stem's result backend."""
 
-    url: Annotated[RedisAddress, Env("STEM_RESULT_BACKEND_URL", "STEM_BROKER_URL")] = Field(
-        default_factory=lambda: RedisUrl("redis://localhost:6379/0"), description="the Redis that holds the results"
+    url: Annotated[RedisAddress | None, Env("STEM_RESULT_BACKEND_URL")] = Field(
+        None, description="the Redis that holds the results; absent: the one that holds the queues, and its `tls`"
     )
     tls: RedisTls = Field(default_factory=RedisTls, description="TLS for `rediss://`")
     namespace: str = Field("stem", min_length=1, description="the store's prefix: the part of a key before `:result:`")
@@ -40,16 +40,6 @@ class RecordsConfig(Config):
         description="`auto`: also read a record when the server's keyspace notifications tell that it changed, where "
         "they are switched on (the agent never does that)",
     )
-
-    def redis_uses(self) -> Iterator[RedisUse]:
-        """Yield the result backend, and the rights to read records and heartbeats."""
-        keys, rule = Keys(self.namespace), f"%R~{self.namespace}:*"
-        rights = [
-            *on_key(keys.result(_NOBODY), rule, "STRLEN {}", "MGET {}"),
-            *on_key(keys.heartbeats, rule, "SMEMBERS {}", gives="queues that workers subscribe to"),
-            *on_key(keys.heartbeat(_NOBODY), rule, "PTTL {}", gives="queues that workers subscribe to"),
-        ]
-        yield RedisUse(self.url, self.tls, 5.0, tuple(rights))
 
 
 class StemTailConfig(BrokerConfig):
@@ -87,21 +77,34 @@ class StemTailConfig(BrokerConfig):
     )
     results: RecordsConfig = Field(default_factory=RecordsConfig, description="Stem's result backend")
 
+    @property
+    def result_store(self) -> tuple[RedisUrl, RedisTls]:
+        """Where result records and heartbeats are: at the broker, unless somebody said otherwise."""
+        return (self.results.url, self.results.tls) if self.results.url else (self.url, self.tls)
+
     def redis_uses(self) -> Iterator[RedisUse]:
-        """Yield the broker, and the rights to read its streams."""
+        """Yield the broker and the result backend, and the rights to read streams, records and heartbeats."""
+        yield RedisUse(self.url, self.tls, self.timeout, tuple(self._of_broker()))
+        own = ("results",) if self.results.url else ()
+        yield RedisUse(*self.result_store, self.timeout, tuple(self._of_results()), own)
+
+    def _of_results(self) -> Iterator[Right]:
+        keys, rule = Keys(self.results.namespace), f"%R~{self.results.namespace}:*"
+        yield from on_key(keys.result(_NOBODY), rule, "STRLEN {}", "MGET {}")
+        yield from on_key(keys.heartbeats, rule, "SMEMBERS {}", gives="queues that workers subscribe to")
+        yield from on_key(keys.heartbeat(_NOBODY), rule, "PTTL {}", gives="queues that workers subscribe to")
+
+    def _of_broker(self) -> Iterator[Right]:
         keys, rule = Keys(self.store_namespace), f"%R~{self.store_namespace}:*"
         stream, group = keys.stream(_NOBODY), keys.group(_NOBODY)
         heard, hidden = "which workers are told by their signals", "how tasks ended that a late record hides"
         speakers = f"{SPEAKERS_PREFIX}{self.namespace}"
-        rights = [
-            Right(("TIME",)),
-            Right(("SCAN", "0", "MATCH", stream, "COUNT", "1"), gives="queues that are not named in `queues`"),
-            *on_key(stream, rule, "XREAD COUNT 1 STREAMS {} 0-0"),
-            *on_key(keys.dead(_NOBODY), rule, "LLEN {}", "LRANGE {} 0 0", gives="dead letters"),
-            *on_key(stream, rule, "XINFO GROUPS {}", f"XPENDING {{}} {group} - + 1", gives=hidden),
-            *on_key(speakers, f"%R~{SPEAKERS_PREFIX}*", "ZRANGE {} 0 0", gives=heard),
-        ]
-        yield RedisUse(self.url, self.tls, self.timeout, tuple(rights))
+        yield Right(("TIME",))
+        yield Right(("SCAN", "0", "MATCH", stream, "COUNT", "1"), gives="queues that are not named in `queues`")
+        yield from on_key(stream, rule, "XREAD COUNT 1 STREAMS {} 0-0")
+        yield from on_key(keys.dead(_NOBODY), rule, "LLEN {}", "LRANGE {} 0 0", gives="dead letters")
+        yield from on_key(stream, rule, "XINFO GROUPS {}", f"XPENDING {{}} {group} - + 1", gives=hidden)
+        yield from on_key(speakers, f"%R~{SPEAKERS_PREFIX}*", "ZRANGE {} 0 0", gives=heard)
 
     @field_validator("queues")
     @classmethod

@@ -66,7 +66,7 @@ class StemTailReceiver:
         self._memory = memory
         self._totals = partial(tailed.totals, identity)
         self._broker = self._reader(config.url, config.tls)
-        self._results = self._reader(config.results.url, config.results.tls)
+        self._results = self._reader(*config.result_store)
         self._reading = RecordReader(config.results, self._results, clock, self._refused)
         self._keys = Keys(config.store_namespace)
         self._session: Session | None = None
@@ -91,7 +91,7 @@ class StemTailReceiver:
         """
         for reader in (self._broker, self._results):
             if error := await reader.greet(self._id):
-                self._failed("clock", error)
+                self._failed("clock", error, reader)
         await self._memory.open()
         self._tasks = [
             asyncio.create_task(self._follow(), name=f"{self._id}: follow"),
@@ -207,16 +207,15 @@ class StemTailReceiver:
         config = self._config
         setting = await self._results.answer(read_notifications())
         if setting is not None and not tells_of_writes(setting):
-            address = config.results.url.address
+            address = self._results.url.address
             self._telemetry.emit(events.NotificationsOff(self._id, address, setting, _HOW))
             return
         listener = Listener(
-            config.results.url,
-            config.results.tls,
+            *config.result_store,
             Keys(config.results.namespace),
             timeout=config.timeout,
             on_change=lambda task_id: self._changed(session, task_id),
-            on_failure=lambda error: self._failed("notifications", error),
+            on_failure=lambda error: self._failed("notifications", error, self._results),
             on_file=self._file_failed,
         )
         self._listening = asyncio.create_task(listener.run(), name=f"{self._id}: notifications")
@@ -367,11 +366,12 @@ class StemTailReceiver:
         if counts["overlooked"]:
             self._telemetry.emit(events.AttemptsOverlooked(self._id, counts["overlooked"]))
 
-    def _failed(self, subject: str, error: Exception) -> None:
-        url = (self._results if subject == "notifications" else self._broker).url
+    def _failed(self, subject: str, error: Exception, *readers: RedisReader) -> None:
+        asked = readers or (self._broker, self._results)  # an error does not say which of them it came from
+        servers = " or ".join(dict.fromkeys(reader.url.address for reader in asked))
         reason = no_answer(error)
-        self._telemetry.emit(events.TailFailed(self._id, url.address, subject, reason))
+        self._telemetry.emit(events.TailFailed(self._id, servers, subject, reason))
         if subject == "notifications":
-            self._records.degraded(f"no keyspace notifications from redis {url.address}: {reason}")
+            self._records.degraded(f"no keyspace notifications from redis {servers}: {reason}")
         else:
-            self._streams.recovering(f"failed to read {subject} from redis {url.address}: {reason}")
+            self._streams.recovering(f"failed to read {subject} from redis {servers}: {reason}")
