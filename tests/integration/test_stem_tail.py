@@ -164,6 +164,20 @@ async def test_a_result_backend_that_is_away_is_named(server: ValkeyServer, capl
     assert (told[0]["redis"], told[0]["subject"]) == (away, "clock")
 
 
+async def test_who_may_not_hear_notifications_is_told_that_records_are_polled(
+    server: ValkeyServer, fleet: Any, tailing: Callable[..., Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    rights = READ_ONLY.replace(" +psubscribe +config|get", "")
+    user = f"ACL SETUSER tail on >pw resetkeys resetchannels -@all %R~stem:* %R~stem-agent:* {rights}"
+    await fleet.execute_command(*user.split())
+    tail = await tailing(url=url_of(server, "tail:pw@"))
+    await until(lambda: "failed to listen to keyspace notifications" in caplog.text)
+    assert "failed to follow the fleet" not in caplog.text
+    envelope = await publish(fleet)
+    await run(fleet, envelope, TaskState.SUCCEEDED)
+    await until(lambda: tail.states == [(envelope["id"], "succeeded")])
+
+
 async def test_a_queue_that_comes_later_is_told_from_its_first_entry(
     server: ValkeyServer, fleet: Any, tailing: Callable[..., Any]
 ) -> None:

@@ -22,6 +22,20 @@ class TailFailed(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class NotificationsFailed(Event):
+    """Keyspace notifications cannot be heard: the server is away, or the user may not; records are polled."""
+
+    receiver: str
+    redis: str
+    subject: str
+    reason: str
+
+    phrase: ClassVar[str] = "failed to listen to keyspace notifications; result records are polled meanwhile"
+    counter: ClassVar[str | None] = "stem_agent.tail.failures"
+    labels: ClassVar[tuple[str, ...]] = ("receiver", "subject")
+
+
+@dataclass(frozen=True, slots=True)
 class EntryUndecodable(Event):
     """An entry of a stream is no envelope that names a task."""
 

@@ -370,7 +370,8 @@ class StemTailReceiver:
         asked = readers or (self._broker, self._results)  # an error does not say which of them it came from
         servers = " or ".join(dict.fromkeys(reader.url.address for reader in asked))
         reason = no_answer(error)
-        self._telemetry.emit(events.TailFailed(self._id, servers, subject, reason))
+        event = events.NotificationsFailed if subject == "notifications" else events.TailFailed
+        self._telemetry.emit(event(self._id, servers, subject, reason))
         if subject == "notifications":
             self._records.degraded(f"no keyspace notifications from redis {servers}: {reason}")
         else:
