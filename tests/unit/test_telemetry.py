@@ -124,6 +124,7 @@ WARNINGS = {
     "SignalsMissing",  # lost before the agent, and repaired where there is a record
     "StepDeclined",
     "AttemptsOverlooked",
+    "NotificationsFailed",
     "RecordAmbiguous",
     "RecordsHidden",
     "TailFailed",
@@ -167,6 +168,7 @@ INFOS = {
     "StorageRecovered",
     "Subscribed",
     "NotificationsOff",
+    "NotificationsOn",
     "TailBegins",
     "TotalsGoOn",
 }

@@ -121,6 +121,17 @@ class AttemptsOverlooked(Event):
 
 
 @dataclass(frozen=True, slots=True)
+class NotificationsOn(Event):
+    """The server tells which records change."""
+
+    receiver: str
+    redis: str
+
+    phrase: ClassVar[str] = "hearing keyspace notifications; result records are read when they change"
+    level: ClassVar[int] = logging.INFO
+
+
+@dataclass(frozen=True, slots=True)
 class NotificationsOff(Event):
     """The server tells of no changes, so records are polled."""
 

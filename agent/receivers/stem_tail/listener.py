@@ -6,7 +6,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from agent.core.backoff import Backoff
-from agent.redis_client import redis_client
+from agent.redis_client import redis_client, refused_for_good
 from agent.settings.redis_tls import RedisTls
 from agent.settings.types import RedisUrl
 from agent.stem.keys import Keys, glob_escaped
@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
 SETTING = "notify-keyspace-events"
 _PING_SECONDS = 10.0
+_REFUSED_SECONDS = 600.0
+"""Until whoever may not listen tries again: each time the server writes it down (`ACL LOG`)."""
 _WRITTEN = b"set"
 
 
@@ -46,6 +48,7 @@ class Listener:
         *,
         timeout: float,
         on_change: Callable[[str], None],
+        on_listening: Callable[[], None],
         on_failure: Callable[[Exception], None],
         on_file: Callable[[str], None],
     ) -> None:
@@ -57,21 +60,23 @@ class Listener:
         )
         self._timeout = timeout
         self._on_change = on_change
+        self._on_listening = on_listening
         self._on_failure = on_failure
 
     async def run(self) -> None:
         """Listen, for ever."""
         backoff = Backoff(0.1, self._timeout)
         while True:
-            client = self._connect()
+            client, delay_s = self._connect(), 0.0
             try:
                 await self._listen(client, backoff)
             except Exception as error:  # noqa: BLE001 - whatever it was, records are polled meanwhile
                 self._on_failure(error)
+                delay_s = _REFUSED_SECONDS if refused_for_good(error) else backoff.next()
             finally:
                 with contextlib.suppress(Exception):
                     await client.aclose()
-            await asyncio.sleep(backoff.next())
+            await asyncio.sleep(delay_s)
 
     async def _listen(self, client: "Redis", backoff: Backoff) -> None:
         pubsub: Any = client.pubsub()
@@ -84,7 +89,9 @@ class Listener:
                         await pubsub.ping()
                     continue
                 backoff.reset()
-                if message["type"] == "pmessage" and message["data"] == _WRITTEN:
+                if message["type"] == "psubscribe":
+                    self._on_listening()
+                elif message["type"] == "pmessage" and message["data"] == _WRITTEN:
                     self._on_change(message["channel"].decode(errors="replace")[self._cut :])
         finally:
             await pubsub.aclose()

@@ -215,6 +215,7 @@ class StemTailReceiver:
             Keys(config.results.namespace),
             timeout=config.timeout,
             on_change=lambda task_id: self._changed(session, task_id),
+            on_listening=lambda: self._telemetry.emit(events.NotificationsOn(self._id, config.result_store[0].address)),
             on_failure=lambda error: self._failed("notifications", error, self._results),
             on_file=self._file_failed,
         )
