@@ -74,15 +74,15 @@ class Pod:
         return path
 
     def _local(self, container: Object, text: str) -> str:
-        for mount in container["volumeMounts"]:
+        for mount in container.get("volumeMounts", ()):
             text = text.replace(mount["mountPath"], str(self._path(mount["name"])))
         for name, address in self.peers.items():
             text = text.replace(name, address)
         return text
 
     def _mount(self, container: Object) -> None:
-        volumes = {volume["name"]: volume for volume in self.spec["volumes"]}
-        for mount in container["volumeMounts"]:
+        volumes = {volume["name"]: volume for volume in self.spec.get("volumes", ())}
+        for mount in container.get("volumeMounts", ()):
             volume = volumes.get(mount["name"], {"claimed": {}})
             for name, text in self._files(volume).items():
                 (self._path(mount["name"]) / name).write_text(self._local(container, text), encoding="utf-8")

@@ -77,6 +77,9 @@ image.repository is empty: name the repository that you pushed the agent's image
 {{- include "stem-agent.redisProblems" . }}
 {{- include "stem-agent.backendProblems" . }}
 {{- include "stem-agent.envProblems" . }}
+{{- if .Values.injection.enabled }}
+{{- include "stem-agent.injectionProblems" . }}
+{{- end }}
 {{- range $at := list "gateway" }}
 {{- $settings := index $.Values $at }}
 {{- if and $settings.enabled $settings.networkPolicy.enabled }}
