@@ -38,7 +38,7 @@ demo: $(VENV)/.demo ## the main job on an embedded Valkey; ARGS="--duration 20s"
 test: $(VENV)/.dev $(VENV)/.debian ## all tests, on a real Valkey and a real OTLP server; ARGS="-k name"
 	@$(BIN)/python -m pytest -n auto $(ARGS)
 
-check: $(VENV)/.dev ## ruff, mypy strict, import layers, generated tables and schema
+check: $(VENV)/.dev ## ruff, mypy strict, import layers, generated tables, schema and renders
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
@@ -49,6 +49,8 @@ check: $(VENV)/.dev ## ruff, mypy strict, import layers, generated tables and sc
 	$(BIN)/python -m tests.fidelity.report --check
 	$(BIN)/python -m tests.fidelity.tail --check
 	$(BIN)/python -m tests.chaos.report --check
+	$(BIN)/python -m tests.helm.readme --check
+	$(BIN)/python -m tests.helm.golden --check
 
 format: $(VENV)/.dev ## let ruff format and mend what it can; write generated tables and schema
 	$(BIN)/ruff format .
@@ -59,6 +61,8 @@ format: $(VENV)/.dev ## let ruff format and mend what it can; write generated ta
 	$(BIN)/python -m tests.fidelity.report --write
 	$(BIN)/python -m tests.fidelity.tail --keep
 	$(BIN)/python -m tests.chaos.report --write
+	$(BIN)/python -m tests.helm.readme --write
+	$(BIN)/python -m tests.helm.golden --write
 
 bench: $(VENV)/.dev ## CPU per signal and memory, beside two yardsticks, in about 2 minutes; ARGS="--write" keeps them
 	@$(BIN)/python -m tests.benchmarks.bench $(ARGS)

@@ -1,8 +1,7 @@
 """Evaluates an admission policy on a pod with Google's CEL, as the API server would.
 
-That library knows types from Protocol Buffers only, and cannot have both a type `Object` and a type `Object.spec`. So the
-typed literals of the API server are turned into map literals, and their types are held against the schema of the pod
-that comes out.
+That library knows types from Protocol Buffers only, and cannot have both a type `Object` and a type `Object.spec`. So
+the typed literals of the API server are turned into map literals; that their types are paths in a pod is tested apart.
 """
 
 import re

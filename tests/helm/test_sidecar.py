@@ -103,7 +103,16 @@ def test_the_pod_mounts_the_config_map_that_the_dependency_renders(shop: Path) -
     assert names == {one(objects, "ConfigMap")["metadata"]["name"]}
 
 
+NATIVE_ONE: Object = {"sidecar": {"config": QUICK}}
+PLAIN_ONE: Object = {
+    "sidecar": {"native": False, "storage": {"enabled": True}, "config": QUICK},
+    "prometheus": {"enabled": True},
+}
+
+
+@pytest.mark.parametrize("over", [NATIVE_ONE, PLAIN_ONE], ids=["native", "plain with a disk"])
 async def test_the_sidecar_as_rendered_runs_and_its_probes_answer(
+    over: Object,
     shop: Path,
     start: Start,
     sink: ObservedSink,
@@ -113,7 +122,7 @@ async def test_the_sidecar_as_rendered_runs_and_its_probes_answer(
     tmp_path: Path,
 ) -> None:
     attributes = {"deployment.environment.name": "a,b=c d+é%"}
-    values = of_agent(workerNamespace=namespace, resourceAttributes=attributes, sidecar={"config": QUICK})
+    values = of_agent(workerNamespace=namespace, resourceAttributes=attributes, **over)
     objects = rendered(values, shop)
     spec = workers_pod(objects)
     agent = the_agent(spec)

@@ -52,6 +52,12 @@ def test_nothing_is_to_be_said_about_the_chart() -> None:
         ({"env": [{"name": "STEM_EMITTER", "value": "me"}]}, "env STEM_EMITTER is set by this chart"),
         ({"env": [{"name": "HONEYCOMB_API_KEY", "value": "k"}]}, "env HONEYCOMB_API_KEY looks like a secret"),
         ({"redis": {"brokerUrl": "redis://redis:7000"}}, "redis.brokerUrl has port 7000, which gateway.networkPolicy"),
+        ({"example": {"enabled": True}}, "example.image is empty: name the image"),
+        (
+            {"example": {"enabled": True, "image": "worker"}, "sidecar": {"enabled": False}},
+            "sidecar.enabled is false, and example.enabled shows a sidecar",
+        ),
+        ({"gateway": {"enabled": False}, "sidecar": {"enabled": False}}, "nothing would run; enable one of them"),
         ({"otlp": {"endpoint": "http://collector"}}, "otlp.endpoint has port 80, which gateway.networkPolicy"),
     ],
 )
@@ -70,7 +76,7 @@ def test_everything_that_is_wrong_is_told_at_once() -> None:
 
 def test_a_sidecar_that_is_off_cannot_be_included(tmp_path: Path) -> None:
     with pytest.raises(HelmRenderError, match=r"sidecar\.enabled is false"):
-        rendered({"stem-agent": {"sidecar": {"enabled": False}}}, shop_chart(tmp_path))
+        rendered({"stem-agent": {"sidecar": {"enabled": False}, **FLEET}}, shop_chart(tmp_path))
 
 
 @pytest.mark.parametrize(

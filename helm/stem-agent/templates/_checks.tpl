@@ -80,7 +80,18 @@ image.repository is empty: name the repository that you pushed the agent's image
 {{- if .Values.injection.enabled }}
 {{- include "stem-agent.injectionProblems" . }}
 {{- end }}
-{{- range $at := list "gateway" }}
+{{- if .Values.example.enabled }}
+{{- if not .Values.example.image }}
+example.image is empty: name the image of a Stem worker that has the signal bridge
+{{- end }}
+{{- if not .Values.sidecar.enabled }}
+sidecar.enabled is false, and example.enabled shows a sidecar: set sidecar.enabled to true
+{{- end }}
+{{- end }}
+{{- if not (or .Values.sidecar.enabled .Values.gateway.enabled .Values.injection.enabled) }}
+sidecar.enabled, gateway.enabled and injection.enabled are all false: nothing would run; enable one of them
+{{- end }}
+{{- range $at := list "gateway" "example" }}
 {{- $settings := index $.Values $at }}
 {{- if and $settings.enabled $settings.networkPolicy.enabled }}
 {{- include "stem-agent.networkProblems" (dict "agent" $ "policy" $settings.networkPolicy "at" $at) }}

@@ -34,6 +34,9 @@ spec:
         {{- range concat .policy.redisPorts .policy.otlpPorts | uniq }}
         - {protocol: TCP, port: {{ . }}}
         {{- end }}
+    {{- with .policy.egress }}
+    {{- toYaml . | nindent 4 }}
+    {{- end }}
 {{- end -}}
 
 {{/* The port of a URL, or what its scheme means without one. */}}
