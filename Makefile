@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 ARGS ?=
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check format bench soak fidelity fidelity-tail chaos picture clean
+.PHONY: help demo test check format bench soak fidelity fidelity-tail chaos lock picture clean
 
 help: ## list the targets
 	@grep -hE '^[a-z]+:.*## ' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-8s %s\n", $$1, $$2}'
@@ -78,6 +78,13 @@ fidelity: $(VENV)/.dev ## how true everything told is while things go wrong, in 
 
 chaos: $(VENV)/.dev ## everything goes wrong at random, 300 kills; ends with an exact ledger, in about 4 minutes; ARGS="--seed 7"
 	@$(BIN)/python -m tests.chaos.run $(ARGS)
+
+lock: $(VENV)/.dev ## lock what the image is made of to the newest versions that pyproject.toml takes, by hash
+	@$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	@$(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes --no-header --no-annotate \
+		--output-file helm/requirements.txt pyproject.toml
+	@echo 'hatchling>=1.26' | $(BIN)/uv pip compile --quiet --universal --python-version 3.11 --upgrade --generate-hashes \
+		--no-header --no-annotate --output-file helm/build-requirements.txt -
 
 picture: $(VENV)/.dev ## rewrite the README's picture, .github/demo.svg, from a real run on a real terminal
 	@$(BIN)/python -m tests.picture

@@ -54,16 +54,14 @@ Start = Callable[..., "asyncio.Future[Child]"]
 async def start() -> AsyncIterator[Start]:
     children: list[asyncio.subprocess.Process] = []
 
-    async def run(*arguments: str, **environ: str) -> Child:
+    async def run(*arguments: str, program: str | None = None, **environ: str) -> Child:
         process = await asyncio.create_subprocess_exec(
-            sys.executable,
-            "-m",
-            "agent",
+            *([program] if program else [sys.executable, "-m", "agent"]),
             *arguments,
             stderr=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             start_new_session=True,
-            env={"PATH": "/usr/bin:/bin", **environ},
+            env={"PATH": "/usr/bin:/bin"} | environ,
         )
         children.append(process)
         return Child(process)
