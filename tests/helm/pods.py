@@ -43,11 +43,16 @@ class Pod:
 
     async def start(self, start: Start, container: Object) -> Child:
         """Start a container; its image's entry point is `stem-agent`."""
+        arguments, environ = self.process(container)
+        return await start(*arguments, **environ)
+
+    def process(self, container: Object) -> tuple[list[str], dict[str, str]]:
+        """Mount a container's volumes, and return its arguments and variables."""
         assert "command" not in container
         environ = self.variables(container)
         arguments = [self._local(container, _expanded(each, environ)) for each in container["args"]]
         self._mount(container)
-        return await start(*arguments, **{name: self._local(container, value) for name, value in environ.items()})
+        return arguments, {name: self._local(container, value) for name, value in environ.items()}
 
     def variables(self, container: Object) -> dict[str, str]:
         """Return the variables as the kubelet makes them: envFrom first, `$(NAME)` from those before it."""
@@ -62,7 +67,7 @@ class Pod:
 
     def _source(self, source: Mapping[str, Any]) -> str:
         (kind,) = source
-        if kind == "secretKeyRef":
+        if kind in {"secretKeyRef", "configMapKeyRef"}:
             return self.secrets[source[kind]["name"]][source[kind]["key"]]
         assert kind == "fieldRef", source
         path = source[kind]["fieldPath"]

@@ -146,6 +146,24 @@ async def test_the_sidecar_as_rendered_runs_and_its_probes_answer(
     assert resource["deployment.environment.name"] == "a,b=c d+é%"
 
 
+def test_under_another_name_the_agents_scope_is_handed_over(shop: Path) -> None:
+    for path, old, new in (
+        ("Chart.yaml", "{name: stem-agent,", "{name: stem-agent, alias: watcher,"),
+        ("values.yaml", "stem-agent:\n", "watcher:\n"),
+        ("templates/worker.yaml", '.Values "stem-agent"', '.Values "watcher"'),
+        ("templates/worker.yaml", " . | nindent", ' (index .Subcharts "watcher") | nindent'),
+    ):
+        text = (shop / path).read_text(encoding="utf-8")
+        assert old in text
+        (shop / path).write_text(text.replace(old, new), encoding="utf-8")
+    objects = rendered({"watcher": {"sidecar": {"workerGraceSeconds": 50}}}, shop)
+    pod = workers_pod(objects)
+    assert pod["terminationGracePeriodSeconds"] == 65
+    assert {"configMap": {"name": one(objects, "ConfigMap")["metadata"]["name"]}, "name": "stem-agent-config"} in (
+        pod["volumes"]
+    )
+
+
 def test_a_disk_for_the_sidecar_is_smaller_than_its_volume(shop: Path) -> None:
     objects = rendered(of_agent(sidecar={"storage": {"enabled": True, "maxSizeMiB": 512}}), shop)
     volumes = {volume["name"]: volume for volume in workers_pod(objects)["volumes"]}

@@ -88,6 +88,13 @@ example.image is empty: name the image of a Stem worker that has the signal brid
 sidecar.enabled is false, and example.enabled shows a sidecar: set sidecar.enabled to true
 {{- end }}
 {{- end }}
+{{- $budget := .Values.gateway.podDisruptionBudget }}
+{{- if and .Values.gateway.enabled $budget.enabled (gt (int .Values.gateway.replicas) 1) (ge (int $budget.maxUnavailable) (int .Values.gateway.replicas)) }}
+gateway.podDisruptionBudget.maxUnavailable {{ $budget.maxUnavailable }} allows all {{ .Values.gateway.replicas }} gateway.replicas to go at once: make it less, or disable the budget
+{{- end }}
+{{- if and .Values.sidecar.enabled (not .Values.sidecar.native) (semverCompare "<1.30.0-0" .Capabilities.KubeVersion.Version) }}
+sidecar.native is false, which needs Kubernetes 1.30 or later (a preStop that sleeps), and this is {{ .Capabilities.KubeVersion.Version }}: set it to true
+{{- end }}
 {{- if not (or .Values.sidecar.enabled .Values.gateway.enabled .Values.injection.enabled) }}
 sidecar.enabled, gateway.enabled and injection.enabled are all false: nothing would run; enable one of them
 {{- end }}

@@ -104,6 +104,6 @@ volumeMounts:
 {{- end }}
 {{- with .agent.Values.redis.tls.existingSecret }}
 - name: stem-agent-redis-tls
-  secret: {secretName: {{ . }}, defaultMode: 0440}
+  secret: {secretName: {{ . }}}
 {{- end }}
 {{- end -}}
