@@ -51,9 +51,11 @@ class Prometheus:
         self._url = f"http://127.0.0.1:{port}/api/v1"
 
     async def ask(self, what: str, **parameters: str) -> Any:
-        """Return the data of an answer of its API."""
+        """Return the data of an answer of its API; an error is one of the test's."""
         async with self._session.get(f"{self._url}/{what}", params=parameters) as answer:
-            return json.loads(await answer.read())["data"]
+            said = json.loads(await answer.read())
+        assert said["status"] == "success", (parameters, said)
+        return said["data"]
 
     async def until(self, query: str) -> list[dict[str, Any]]:
         """Ask until the answer is not empty."""
