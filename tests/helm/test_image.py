@@ -84,10 +84,8 @@ def test_every_file_that_is_copied_is_let_through() -> None:
     assert all((ROOT / source).exists() for source in copied)
 
 
-@pytest.fixture(scope="module")
-def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """What the build stage makes, by its own commands, below a temporary directory; the interpreter is this one."""
-    root = tmp_path_factory.mktemp("image")
+def build(root: Path) -> Path:
+    """Do what the build stage does, by its own commands, below a directory; the interpreter is this one."""
     source, builder, target = root / "src", root / "builder", root / "opt"
     for name in ("agent", "config"):
         shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
@@ -109,10 +107,34 @@ def installed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return target
 
 
+async def told(*command: str, **environ: str) -> tuple[int, str]:
+    """Run a command, and return its exit code and what it printed."""
+    pipe, silent = asyncio.subprocess.PIPE, asyncio.subprocess.DEVNULL
+    process = await asyncio.create_subprocess_exec(*command, env=environ, stdout=pipe, stderr=silent)
+    output, _ = await process.communicate()
+    assert process.returncode is not None
+    return process.returncode, output.decode()
+
+
+LIST = "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"
+
+
 @pytest.mark.timeout(300)
-async def test_what_is_built_starts_by_its_own_entry_point_and_its_health_command_says_so(
-    installed: Path, start: Start, sink: ObservedSink, redis_url: str, namespace: str
+async def test_what_is_built_is_what_is_locked_and_starts_by_its_own_entry_point_and_says_how_it_is(
+    tmp_path: Path, start: Start, sink: ObservedSink, redis_url: str, namespace: str
 ) -> None:
+    installed = await asyncio.to_thread(build, tmp_path)
+    _, listed = await told(f"{installed}/bin/python", "-c", LIST)
+    found = {canonical(name): version for name, version in (each.split("==") for each in listed.split())}
+    version = PROJECT["project"]["version"]
+    assert found.pop("stem-otel-agent") == version
+    locked = versions(LOCK)
+    assert found
+    assert {name: version for name, version in found.items() if locked.get(name) != version} == {}
+    for name in ("stem-agent", "stem"):
+        assert await told(f"{installed}/bin/{name}", "--version") == (0, f"stem-agent {version}\n")
+    assert list(installed.rglob("agent/config/vendors/honeycomb.yaml"))
+
     (entry_point,), (command,), (health,) = (instruction(name) for name in ("ENTRYPOINT", "CMD", "HEALTHCHECK"))
     environ = {
         "PATH": f"{installed}/bin:/usr/bin:/bin",
@@ -121,34 +143,10 @@ async def test_what_is_built_starts_by_its_own_entry_point_and_its_health_comman
         "STEM_WORKER_NAMESPACE": namespace,
         "STEM_OTLP_ENDPOINT": sink.url,
     }
-
-    async def healthy() -> bool:
-        asked = json.loads(health.partition(" CMD ")[2])
-        process = await asyncio.create_subprocess_exec(*asked, env=environ, stderr=asyncio.subprocess.DEVNULL)
-        return await process.wait() == 0
-
-    assert not await healthy()
-    (program,), arguments = json.loads(entry_point), json.loads(command)
-    agent = await start(*arguments, program=f"{installed}/bin/{program}", **environ)
+    healthy = json.loads(health.partition(" CMD ")[2])
+    assert (await told(*healthy, **environ))[0] != 0
+    (program,) = json.loads(entry_point)
+    agent = await start(*json.loads(command), program=f"{installed}/bin/{program}", **environ)
     await agent.until("stem-agent running")
-    assert await healthy()
+    assert await told(*healthy, **environ) == (0, "")
     assert await agent.end(signal.SIGTERM) == 0
-
-
-@pytest.mark.timeout(300)
-def test_what_is_built_has_the_locked_versions_a_second_name_and_the_sample_files(installed: Path) -> None:
-    python = installed / "bin" / "python"
-    listed = subprocess.run(
-        [python, "-c", "import importlib.metadata as m; print(*(f'{d.name}=={d.version}' for d in m.distributions()))"],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    found = {canonical(name): version for name, version in (each.split("==") for each in listed.stdout.split())}
-    assert found.pop("stem-otel-agent") == PROJECT["project"]["version"]
-    locked = versions(LOCK)
-    assert {name: version for name, version in found.items() if locked.get(name) != version} == {}
-    for name in ("stem-agent", "stem"):
-        told = subprocess.run([installed / "bin" / name, "--version"], capture_output=True, text=True, check=True)
-        assert told.stdout == f"stem-agent {PROJECT['project']['version']}\n"
-    assert list(installed.rglob("agent/config/vendors/honeycomb.yaml"))

@@ -118,6 +118,13 @@ def test_quotes_and_backslashes_arrive_as_they_are() -> None:
     assert variable in the_agent(admitted(policy({"env": [variable]}), pod())["spec"])["env"]
 
 
+def test_quantities_are_plain_maps_of_texts_for_their_keys_need_not_be_names() -> None:
+    limits = {"memory": "192Mi", "cpu": 2, "ephemeral-storage": "1Gi"}
+    over = {"sidecar": {"resources": {"limits": limits}}}
+    made = the_agent(admitted(policy(over), pod())["spec"])
+    assert made["resources"]["limits"] == {"memory": "192Mi", "cpu": "2", "ephemeral-storage": "1Gi"}
+
+
 def test_only_named_namespaces_may_ask() -> None:
     def names(objects: list[Object]) -> Any:
         constraints = one(objects, "MutatingAdmissionPolicy")["spec"]["matchConstraints"]
