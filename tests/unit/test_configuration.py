@@ -131,8 +131,8 @@ def test_a_working_file_has_typed_values_and_defaults() -> None:
         (
             'endpoint: "http://localhost:4318"',
             'headers: {api-key: "hunter2\\n"}',
-            "agent.yaml:6:24: exporters.otlp_http.headers: found a mapping, "
-            "expected a value of 'api-key' without line breaks",
+            "agent.yaml:6:34: exporters.otlp_http.headers.api-key: found a value (not shown: it may be secret), "
+            "expected a value without line breaks",
         ),
         (
             "exporters: [otlp_http]",
