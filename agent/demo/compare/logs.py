@@ -51,7 +51,8 @@ def compare_logs(truth: Truth, sink: Sink, told: Sequence[Told], unattempted: Se
 def _expected(told: Sequence[Told], received: dict[str, Counter[AttemptKey]]) -> dict[str, Counter[AttemptKey]]:
     """Return what there is to be by event, and note on each attempt what it lacks."""
     expected: dict[str, Counter[AttemptKey]] = {event: Counter() for event in received}
-    for each in told:
+    # Those that were told first: a copy on the same worker may have the same key, and only its own start was told.
+    for each in sorted(told, key=lambda candidate: candidate.seen is None):
         if each.read and each.seen is None:
             # Its start may have been read, though no record of its end ever was.
             each.start_told = received[STARTED][each.key] > expected[STARTED][each.key]
