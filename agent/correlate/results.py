@@ -28,11 +28,7 @@ class ResultsUnavailable(Event):
     phrase: ClassVar[str] = "failed to read result records; lost signals are not repaired meanwhile"
     counter: ClassVar[str | None] = REPAIRS
     constant: ClassVar[tuple[tuple[str, str], ...]] = (("result", "unavailable"),)
-
-    @property
-    def amount(self) -> int:
-        """How many tasks were not asked for."""
-        return self.tasks
+    amount_in: ClassVar[str] = "tasks"
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,11 +31,7 @@ class AttemptsDropped(Event):
     level: ClassVar[int] = logging.ERROR
     counter: ClassVar[str | None] = EVICTED
     labels: ClassVar[tuple[str, ...]] = ("reason",)
-
-    @property
-    def amount(self) -> int:
-        """How many."""
-        return self.count
+    amount_in: ClassVar[str] = "count"
 
 
 class Teller:

@@ -24,7 +24,8 @@ class Event:
     """Base of all events: subclasses name their phrase, level, counter and the fields that label it.
 
     Fields become the log line's fields; those in `labels` label the counter and separate the rate limits, so
-    they must be few-valued. What people ask for themselves is not `limited`: each time costs a line.
+    they must be few-valued. `amount_in` is the field that says of how many things an event tells, where it is not of
+    one. What people ask for themselves is not `limited`: each time costs a line.
     """
 
     phrase: ClassVar[str]
@@ -32,12 +33,13 @@ class Event:
     counter: ClassVar[str | None] = None
     labels: ClassVar[tuple[str, ...]] = ()
     constant: ClassVar[tuple[tuple[str, str], ...]] = ()
+    amount_in: ClassVar[str] = ""
     limited: ClassVar[bool] = True
 
     @property
     def amount(self) -> int:
         """How much the counter moves, and how much a line left out would have told of."""
-        return 1
+        return int(getattr(self, self.amount_in)) if self.amount_in else 1
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,11 +17,7 @@ class SeriesShadowed(Event):
     phrase: ClassVar[str] = "several sources tell the same series; the newest is shown"
     counter: ClassVar[str | None] = "stem_agent.exporter.series_shadowed"
     labels: ClassVar[tuple[str, ...]] = ("exporter",)
-
-    @property
-    def amount(self) -> int:
-        """How many series were not shown."""
-        return self.series
+    amount_in: ClassVar[str] = "series"
 
 
 @dataclass(frozen=True, slots=True)

@@ -35,11 +35,7 @@ class ItemsDropped(Event):
     phrase: ClassVar[str] = "dropped telemetry"
     level: ClassVar[int] = logging.ERROR
     labels: ClassVar[tuple[str, ...]] = ("exporter", "signal", "reason")
-
-    @property
-    def amount(self) -> int:
-        """How many items."""
-        return self.items
+    amount_in: ClassVar[str] = "items"
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,11 +50,7 @@ class ItemsRejected(Event):
     phrase: ClassVar[str] = "destination rejected items"
     level: ClassVar[int] = logging.ERROR
     labels: ClassVar[tuple[str, ...]] = ("exporter", "signal")
-
-    @property
-    def amount(self) -> int:
-        """How many items."""
-        return self.items
+    amount_in: ClassVar[str] = "items"
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,8 +76,4 @@ class SeriesTakenUp(Event):
     level: ClassVar[int] = logging.INFO
     counter: ClassVar[str | None] = "stem_agent.exporter.series_taken_up"
     labels: ClassVar[tuple[str, ...]] = ("exporter",)
-
-    @property
-    def amount(self) -> int:
-        """How many series."""
-        return self.series
+    amount_in: ClassVar[str] = "series"

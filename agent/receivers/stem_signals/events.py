@@ -183,11 +183,7 @@ class KeptShed(Event):
     phrase: ClassVar[str] = "shedding the oldest signals that are kept for a hand-over: too many, or memory is short"
     counter: ClassVar[str | None] = "stem_agent.ownership.shed"
     labels: ClassVar[tuple[str, ...]] = ("receiver",)
-
-    @property
-    def amount(self) -> int:
-        """How many."""
-        return self.count
+    amount_in: ClassVar[str] = "count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -201,11 +197,7 @@ class EmittersTaken(Event):
     phrase: ClassVar[str] = "took over emitters"
     level: ClassVar[int] = logging.INFO
     labels: ClassVar[tuple[str, ...]] = ("receiver",)
-
-    @property
-    def amount(self) -> int:
-        """How many."""
-        return self.emitters
+    amount_in: ClassVar[str] = "emitters"
 
 
 @dataclass(frozen=True, slots=True)

@@ -73,11 +73,7 @@ class RecordAmbiguous(Event):
     phrase: ClassVar[str] = "result records do not tell which delivery ended; their attempts stay without an end"
     counter: ClassVar[str | None] = "stem_agent.tail.ambiguous"
     labels: ClassVar[tuple[str, ...]] = ("receiver",)
-
-    @property
-    def amount(self) -> int:
-        """How many records."""
-        return self.count
+    amount_in: ClassVar[str] = "count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,11 +92,7 @@ class TasksDropped(Event):
     level: ClassVar[int] = logging.ERROR
     counter: ClassVar[str | None] = "stem_agent.tail.dropped"
     labels: ClassVar[tuple[str, ...]] = ("receiver", "reason")
-
-    @property
-    def amount(self) -> int:
-        """How many tasks."""
-        return self.count
+    amount_in: ClassVar[str] = "count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,11 +105,7 @@ class AttemptsOverlooked(Event):
     phrase: ClassVar[str] = "attempts left no record that was seen; keyspace notifications, or a shorter `young`, help"
     counter: ClassVar[str | None] = "stem_agent.tail.overlooked"
     labels: ClassVar[tuple[str, ...]] = ("receiver",)
-
-    @property
-    def amount(self) -> int:
-        """How many attempts."""
-        return self.count
+    amount_in: ClassVar[str] = "count"
 
 
 @dataclass(frozen=True, slots=True)
@@ -180,8 +168,4 @@ class RecordsHidden(Event):
     phrase: ClassVar[str] = "records say queued of tasks that were done; how they ended cannot be told"
     counter: ClassVar[str | None] = "stem_agent.tail.hidden"
     labels: ClassVar[tuple[str, ...]] = ("receiver",)
-
-    @property
-    def amount(self) -> int:
-        """How many tasks."""
-        return self.count
+    amount_in: ClassVar[str] = "count"
